@@ -1,0 +1,116 @@
+"""The five parts a method is made of, as protocols. A method is a gin file that wires them; nothing subclasses these.
+
+    shards -> ViewSource -> Views -> Encoder -> Embeddings -> NegativeProvider -> Contrast -> Loss -> scalar
+                                                                                                  |
+                                     metrics <- PostStepHook(s) <- optimizer step <- Engine <-----+
+
+Every component that takes part in a training step says what it `provides` and what it `needs`, words of
+`Capability`; `cl.rules` compares them before any data is opened.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cl.types import Contrast, Embeddings, StepOutput, Views
+
+if TYPE_CHECKING:
+    from cl.objective import Objective
+
+Capability = Literal[
+    "momentum",  # a moving-average copy of the encoder makes the keys
+    "queue",  # keys of earlier steps
+    "keys without gradient",  # the keys are targets, not trained
+    "predictor",  # queries pass through a head that keys do not
+    "paired",  # every query has its own positive, row by row
+    "negatives",  # a query meets keys of other samples
+    "unit norm",  # rows lie on the unit sphere
+    "labels",  # samples carry a label
+    "captions",  # samples carry a caption
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: its rank among `world`, and the device its tensors belong on."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """An applied optimizer step; `index` counts from 0. Schedules are functions of it."""
+
+    index: int
+    total: int
+
+
+@runtime_checkable
+class ViewSource(Protocol):
+    """Turns samples into batches of views, for ever, epoch after epoch. Its state is what was consumed."""
+
+    provides: frozenset[Capability]
+    batch: int
+
+    def iterate(self, place: Place) -> Iterator[Views]:
+        """Batches from the point the state says. A batch never spans epochs."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Runs networks; the only part that does."""
+
+    provides: frozenset[Capability]
+
+    def __call__(self, views: Views) -> dict[str, Embeddings]: ...
+
+    def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
+        """Trunk features of inputs that come as view number `view`, from the network that is evaluated."""
+        ...
+
+    def embed(self, x: Tensor, view: int) -> Float[Tensor, "b d"]:
+        """Embeddings of the same inputs, as the first term's loss sees them but without predictor."""
+        ...
+
+
+@runtime_checkable
+class NegativeProvider(Protocol):
+    """Chooses what meets what. Reads; never writes, never runs a network."""
+
+    provides: frozenset[Capability]
+    needs: frozenset[Capability]
+
+    def __call__(self, embeddings: Embeddings) -> Sequence[Contrast]: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A number for a Contrast: the mean over its contributing rows. Never communicates; owns the temperature."""
+
+    needs: frozenset[Capability]
+
+    def __call__(self, contrast: Contrast) -> Float[Tensor, ""]: ...
+
+
+@runtime_checkable
+class PostStepHook(Protocol):
+    """Runs after every applied optimizer step; the only part that writes state. Returns what is worth logging."""
+
+    needs: frozenset[Capability]
+
+    def __call__(self, objective: "Objective", output: StepOutput, step: Step) -> dict[str, Tensor]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

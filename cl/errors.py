@@ -1,0 +1,43 @@
+"""What can go wrong, and the exit code each kind has. One paragraph a message: what, where, what to do."""
+
+
+class ClError(Exception):
+    """An error a person can act on. `tools/train.py` prints it without a traceback and exits with `code`."""
+
+    code = 1
+
+
+class ConfigError(ClError):
+    """The configuration is wrong. Raised before any data is opened."""
+
+    code = 2
+
+
+class DataError(ClError):
+    """A shard, an index or a sample is wrong or missing."""
+
+    code = 3
+
+
+class NumericError(ClError):
+    """A loss that is not finite, or a collapse when asked to stop at one."""
+
+    code = 4
+
+
+class CheckpointError(ClError):
+    """A checkpoint that cannot be written or read, or an output folder that cannot be used."""
+
+    code = 5
+
+
+class PeerError(ClError):
+    """Another process was lost or timed out."""
+
+    code = 6
+
+
+class Preempted(ClError):
+    """Asked to stop by a signal; a checkpoint was written."""
+
+    code = 143

@@ -1,0 +1,214 @@
+"""The values that flow from part to part. Data flows one way: Views -> Embeddings -> Contrast -> scalar.
+
+Letters used in every shape annotation of the project:
+
+    b  samples per rank        m  query rows          d  embedding width
+    v  views                   n  key rows            w  world size;  B = w b
+    c h w  image               t  token positions     f  trunk features
+
+An *id* is three integers, (group, sample, view). Which pairs are positive, which are negative and which never
+meet follows from ids alone, so no `m n` mask is ever carried around.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from cl.distributed import gather
+
+GROUP, SAMPLE, VIEW = 0, 1, 2
+
+StaleSame = Literal["positive", "ignored", "negative"]
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """One batch as the encoder sees it.
+
+    Attributes:
+        crops: one tensor per view: images `b c h w` (float) or token ids `b t` (int64).
+        numbers: which view each crop is; it becomes the third column of the ids.
+        group: samples of equal group are positives of each other. Its own sample id (self-supervision), a hash of
+            the label (SupCon) or of the caption (UniCL).
+        sample: a 63-bit hash of (data set, shard, key).
+        keys: the samples' names, for messages.
+    """
+
+    crops: tuple[Tensor, ...]
+    numbers: tuple[int, ...]
+    group: Int64[Tensor, "b"]
+    sample: Int64[Tensor, "b"]
+    keys: tuple[str, ...] = ()
+
+    def select(self, numbers: Sequence[int]) -> "Views":
+        """The same samples, only the views named, in that order."""
+        crops = tuple(self.crops[self.numbers.index(number)] for number in numbers)
+        return replace(self, crops=crops, numbers=tuple(numbers))
+
+    def ids(self, number: int) -> Int64[Tensor, "b 3"]:
+        """Ids of the rows that view `number` turns into."""
+        return torch.stack([self.group, self.sample, torch.full_like(self.sample, number)], dim=1)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Views":
+        """The same batch on `device`, pictures in `memory_format`."""
+        crops = tuple(
+            crop.to(device, memory_format=memory_format) if crop.ndim == 4 else crop.to(device) for crop in self.crops
+        )
+        return replace(self, crops=crops, group=self.group.to(device), sample=self.sample.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What an encoder makes of a batch: float32 query rows and, where they differ, key rows.
+
+    `k = None` says that the keys are the queries (SimCLR, CLIP). Rows are unit-norm unless the encoder was told
+    otherwise.
+    """
+
+    q: Float[Tensor, "m d"]
+    q_ids: Int64[Tensor, "m 3"]
+    k: Float[Tensor, "n d"] | None = None
+    k_ids: Int64[Tensor, "n 3"] | None = None
+
+    @property
+    def keys(self) -> Float[Tensor, "n d"]:
+        """Key rows of this rank."""
+        return self.q if self.k is None else self.k
+
+    @property
+    def key_ids(self) -> Int64[Tensor, "n 3"]:
+        """Ids of the key rows of this rank."""
+        return self.q_ids if self.k_ids is None else self.k_ids
+
+    @cached_property
+    def everywhere(self) -> tuple[Float[Tensor, "wn d"], Int64[Tensor, "wn 3"]]:
+        """Key rows and ids of all ranks, gathered once, with gradient. Providers and hooks share this copy."""
+        return gather(self.keys), gather(self.key_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """What a loss sees: queries, and up to two kinds of keys.
+
+    Attributes:
+        q: query rows.
+        q_ids: their ids.
+        paired: row i is query i's own positive (MoCo's key, BYOL's target).
+        pool: keys that every query may meet (the batch, the queue).
+        pool_ids: their ids.
+        stale: pool rows that an earlier step made (the queue); None: none.
+        stale_same: what a stale key of the query's own sample is.
+        pool_is_q: the pool's rows are the queries', so a kernel may use the symmetry.
+        both_ways: the pool's rows are queries too, against `q` (CLIP's two directions).
+        divisor: contributing rows over all ranks, divided by the number of ranks; None: count this rank's.
+
+    In the pool a pair is positive where the groups match, a negative otherwise, and never met where it is the row
+    itself: same sample and same view, and fresh.
+    """
+
+    q: Float[Tensor, "m d"]
+    q_ids: Int64[Tensor, "m 3"]
+    paired: Float[Tensor, "m d"] | None = None
+    pool: Float[Tensor, "n d"] | None = None
+    pool_ids: Int64[Tensor, "n 3"] | None = None
+    stale: Bool[Tensor, "n"] | None = None
+    stale_same: StaleSame = "ignored"
+    pool_is_q: bool = False
+    both_ways: bool = False
+    divisor: Float[Tensor, ""] | None = None
+
+    @staticmethod
+    def pairs(z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], both_ways: bool = False) -> "Contrast":
+        """Two views of the same samples, row by row.
+
+        Every row meets all other rows of both views (SimCLR); with `both_ways` only those of the other view, in
+        both directions (CLIP).
+        """
+        sample = torch.arange(len(z0), device=z0.device)
+        ids = [torch.stack([sample, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
+        if both_ways:
+            return Contrast(q=z0, q_ids=ids[0], pool=z1, pool_ids=ids[1], both_ways=True)
+        rows, row_ids = torch.cat([z0, z1]), torch.cat(ids)
+        return Contrast(q=rows, q_ids=row_ids, pool=rows, pool_ids=row_ids, pool_is_q=True)
+
+    @staticmethod
+    def of(z: Float[Tensor, "m d"], labels: Int64[Tensor, "m"]) -> "Contrast":
+        """Every row against every other; rows of the same label are positives (SupCon)."""
+        sample = torch.arange(len(z), device=z.device)
+        ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
+        return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
+
+    def relation(self, rows: slice = slice(None)) -> tuple[Bool[Tensor, "r n"], Bool[Tensor, "r n"]]:
+        """For a slice of queries against the whole pool: (which pairs are met, which are positives)."""
+        assert self.pool_ids is not None, "a contrast without a pool has no relation"
+        q, k = self.q_ids[rows, None], self.pool_ids[None]
+        same_sample = q[..., SAMPLE] == k[..., SAMPLE]
+        itself = same_sample & (q[..., VIEW] == k[..., VIEW])
+        positive = q[..., GROUP] == k[..., GROUP]
+        if self.stale is None:
+            return ~itself, positive & ~itself
+        itself = itself & ~self.stale
+        stale_same = same_sample & self.stale
+        if self.stale_same == "positive":
+            return ~itself, (positive | stale_same) & ~itself
+        met = ~itself & ~stale_same if self.stale_same == "ignored" else ~itself
+        return met, positive & met & ~stale_same
+
+    @cached_property
+    def positives(self) -> Int64[Tensor, "m"]:
+        """How many positives each query has, its paired row included; from the ids, in O((m + n) log n)."""
+        count = torch.full_like(self.q_ids[:, GROUP], 0 if self.paired is None else 1)
+        if self.pool_ids is None or len(self.pool_ids) == 0:
+            return count
+        return count + _positives(self.q_ids, self.pool_ids, self.stale, self.stale_same)
+
+    @cached_property
+    def positives_of_pool(self) -> Int64[Tensor, "n"]:
+        """How many positives each pool row has among the queries, where `both_ways` makes it a query too."""
+        assert self.pool_ids is not None and self.stale is None, "both ways needs a fresh pool"
+        return _positives(self.pool_ids, self.q_ids, None, self.stale_same)
+
+    @cached_property
+    def contributing(self) -> Float[Tensor, ""]:
+        """Rows of this rank with at least one positive."""
+        rows = (self.positives > 0).sum()
+        if self.both_ways:
+            rows = rows + (self.positives_of_pool > 0).sum()
+        return rows.float()
+
+
+def _positives(
+    rows: Int64[Tensor, "m 3"], pool: Int64[Tensor, "n 3"], stale: Bool[Tensor, "n"] | None, stale_same: StaleSame
+) -> Int64[Tensor, "m"]:
+    # A sample has one group, so "same sample" implies "same group" and counts can be subtracted.
+    fresh = pool if stale is None else pool[~stale]
+    count = _matches(rows[:, GROUP], pool[:, GROUP]) - _matches(_row(rows), _row(fresh))
+    if stale is not None and stale_same != "positive":
+        count = count - _matches(rows[:, SAMPLE], pool[stale][:, SAMPLE])
+    return count
+
+
+def _row(ids: Int64[Tensor, "m 3"]) -> Int64[Tensor, "m"]:
+    return ids[:, SAMPLE] * 64 + ids[:, VIEW]
+
+
+def _matches(needles: Int64[Tensor, "m"], hay: Int64[Tensor, "n"]) -> Int64[Tensor, "m"]:
+    ordered = hay.sort().values
+    return torch.searchsorted(ordered, needles, right=True) - torch.searchsorted(ordered, needles)
+
+
+@dataclass(frozen=True, eq=False)
+class StepOutput:
+    """What one step came to: the total loss, and per term its own loss and its embeddings.
+
+    After an applied step it covers all of its micro-batches.
+    """
+
+    loss: Float[Tensor, ""]
+    losses: dict[str, Float[Tensor, ""]]
+    embeddings: dict[str, Embeddings]
