@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl.types import Contrast, Embeddings, StepOutput, Views
 
@@ -36,11 +36,12 @@ Capability = Literal[
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands: its rank among `world`, and the device its tensors belong on."""
+    """Where a process stands: its rank among `world`, the device its tensors belong on, and the run's seed."""
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,13 @@ class ViewSource(Protocol):
     """Turns samples into batches of views, for ever, epoch after epoch. Its state is what was consumed."""
 
     provides: frozenset[Capability]
+    needs: frozenset[Capability]
     batch: int
+
+    @property
+    def views(self) -> int:
+        """How many views a batch has."""
+        ...
 
     def iterate(self, place: Place) -> Iterator[Views]:
         """Batches from the point the state says. A batch never spans epochs."""
@@ -73,6 +80,21 @@ class Encoder(Protocol):
 
     provides: frozenset[Capability]
 
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """Names of what a call returns."""
+        ...
+
+    @property
+    def views(self) -> frozenset[int]:
+        """View numbers that are encoded."""
+        ...
+
+    @property
+    def modalities(self) -> int:
+        """How many towers make rows of one embedding."""
+        ...
+
     def __call__(self, views: Views) -> dict[str, Embeddings]: ...
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
@@ -81,6 +103,10 @@ class Encoder(Protocol):
 
     def embed(self, x: Tensor, view: int) -> Float[Tensor, "b d"]:
         """Embeddings of the same inputs, as the first term's loss sees them but without predictor."""
+        ...
+
+    def trunks(self) -> dict[str, nn.Module]:
+        """What is kept after training: the evaluated network's trunks, by tower."""
         ...
 
 

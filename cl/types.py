@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -66,14 +67,31 @@ class Views:
 class Embeddings:
     """What an encoder makes of a batch: float32 query rows and, where they differ, key rows.
 
+    Rows come view by view: `q_views` and `k_views` name the views in the order of their blocks of b rows.
     `k = None` says that the keys are the queries (SimCLR, CLIP). Rows are unit-norm unless the encoder was told
     otherwise.
     """
 
     q: Float[Tensor, "m d"]
     q_ids: Int64[Tensor, "m 3"]
+    q_views: tuple[int, ...]
     k: Float[Tensor, "n d"] | None = None
     k_ids: Int64[Tensor, "n 3"] | None = None
+    k_views: tuple[int, ...] = ()
+
+    @staticmethod
+    def joined(parts: "Sequence[Embeddings]") -> "Embeddings":
+        """The rows of several batches of equal views as one, still view by view."""
+        first = parts[0]
+        q, q_ids = (_joined([getattr(part, name) for part in parts], first.q_views) for name in ("q", "q_ids"))
+        if first.k is None:
+            return replace(first, q=q, q_ids=q_ids)
+        k, k_ids = (_joined([getattr(part, name) for part in parts], first.k_views) for name in ("k", "k_ids"))
+        return replace(first, q=q, q_ids=q_ids, k=k, k_ids=k_ids)
+
+    def detached(self) -> "Embeddings":
+        """The same rows without gradient."""
+        return replace(self, q=self.q.detach(), k=None if self.k is None else self.k.detach())
 
     @property
     def keys(self) -> Float[Tensor, "n d"]:
@@ -85,10 +103,44 @@ class Embeddings:
         """Ids of the key rows of this rank."""
         return self.q_ids if self.k_ids is None else self.k_ids
 
+    @property
+    def key_views(self) -> tuple[int, ...]:
+        """View numbers of the key rows' blocks."""
+        return self.q_views if self.k is None else self.k_views
+
     @cached_property
     def everywhere(self) -> tuple[Float[Tensor, "wn d"], Int64[Tensor, "wn 3"]]:
         """Key rows and ids of all ranks, gathered once, with gradient. Providers and hooks share this copy."""
         return gather(self.keys), gather(self.key_ids)
+
+    def q_of(self, *views: int) -> tuple[Float[Tensor, "r d"], Int64[Tensor, "r 3"]]:
+        """Query rows and ids of the views named, in that order."""
+        return _blocks(self.q, self.q_views, views), _blocks(self.q_ids, self.q_views, views)
+
+    def key_of(self, view: int) -> tuple[Float[Tensor, "b d"], Int64[Tensor, "b 3"]]:
+        """This rank's key rows and ids of one view."""
+        return _blocks(self.keys, self.key_views, (view,)), _blocks(self.key_ids, self.key_views, (view,))
+
+    def key_of_everywhere(self, view: int) -> tuple[Float[Tensor, "wb d"], Int64[Tensor, "wb 3"]]:
+        """Key rows and ids of one view from all ranks."""
+        keys, ids = self.everywhere
+        block, views = self.key_views.index(view), len(self.key_views)
+        every = "(w v b) x -> w v b x"
+        w = len(keys) // len(self.keys)
+        keys, ids = (rearrange(rows, every, w=w, v=views)[:, block] for rows in (keys, ids))
+        return rearrange(keys, "w b d -> (w b) d"), rearrange(ids, "w b i -> (w b) i")
+
+
+def _joined(parts: list[Tensor], views: tuple[int, ...]) -> Tensor:
+    v = len(views)
+    return torch.cat([rearrange(rows, "(v b) x -> v b x", v=v) for rows in parts], dim=1).flatten(0, 1)
+
+
+def _blocks(rows: Tensor, have: tuple[int, ...], want: tuple[int, ...]) -> Tensor:
+    if want == have:
+        return rows
+    b = len(rows) // len(have)
+    return torch.cat([rows[have.index(view) * b :][:b] for view in want])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +250,7 @@ def _row(ids: Int64[Tensor, "m 3"]) -> Int64[Tensor, "m"]:
 
 
 def _matches(needles: Int64[Tensor, "m"], hay: Int64[Tensor, "n"]) -> Int64[Tensor, "m"]:
-    ordered = hay.sort().values
+    ordered, needles = hay.contiguous().sort().values, needles.contiguous()
     return torch.searchsorted(ordered, needles, right=True) - torch.searchsorted(ordered, needles)
 
 

@@ -1,0 +1,129 @@
+"""Checkpoints: safetensors and JSON only, written aside, synced, renamed; nothing in them is ever unpickled.
+
+checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, state.json (position, hooks, checksums)
+checkpoints/last             the name of the newest whole one
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from cl.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on bit for bit.
+
+    Attributes:
+        step: applied optimizer steps.
+        model: the objective's state dict.
+        optimizer: the engine's state dict.
+        state: JSON: the data's position, hooks, measured baselines.
+        rng: torch's generator state.
+    """
+
+    step: int
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: dict[str, Any]
+    rng: Tensor
+
+
+def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Writes a checkpoint below `folder`, points `last` at it and removes all but the newest `keep`.
+
+    Raises:
+        CheckpointError: the disk refuses. The previous checkpoint is then untouched.
+    """
+    final = folder / f"step-{checkpoint.step:08d}"
+    aside = folder / f".{final.name}.{os.getpid()}"
+    files = {
+        "model.safetensors": _pack(checkpoint.model),
+        "optimizer.safetensors": _pack({**checkpoint.optimizer, "|rng": checkpoint.rng}),
+    }
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    state = {"step": checkpoint.step, "state": checkpoint.state, "sha256": checksums}
+    files["state.json"] = json.dumps(state, indent=1).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name, content in files.items():
+            write_synced(aside / name, content)
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        replace_file(folder / "last", final.name.encode())
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
+            "checkpoints are untouched. Free space or give another --out, and continue with --resume."
+        ) from error
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def read_last(folder: Path) -> Checkpoint:
+    """The checkpoint `last` points at.
+
+    Raises:
+        CheckpointError: there is none, or its files are not what was written.
+    """
+    pointer = folder / "last"
+    if not pointer.is_file():
+        raise CheckpointError(f"There is no checkpoint in {folder} to resume from. Start the run without --resume.")
+    return read(folder / pointer.read_text().strip())
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint by its folder, verified by its checksums.
+
+    Raises:
+        CheckpointError: a file is missing, or not what was written.
+    """
+    try:
+        about = json.loads((path / "state.json").read_text())
+        contents = {name: (path / name).read_bytes() for name in about["sha256"]}
+        for name, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != about["sha256"][name]:
+                raise CheckpointError(
+                    f"{path / name} is not what was written: its checksum differs. Nothing was loaded."
+                )
+        model, optimizer = load(contents["model.safetensors"]), load(contents["optimizer.safetensors"])
+        return Checkpoint(about["step"], model, optimizer, about["state"], rng=optimizer.pop("|rng"))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: {error}. To go on from an older one, write the name of a step-* folder "
+            "beside it into the file 'last'."
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replaces a small file in one step."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_synced(aside, content)
+    aside.replace(path)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file and waits for the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})

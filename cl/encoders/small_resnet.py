@@ -1,0 +1,28 @@
+"""The built-in run's trunk: a ResNet of four basic blocks with a stem for small pictures."""
+
+from collections.abc import Callable, Sequence
+
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+import gin
+from cl.encoders.norms import BatchNorm
+from cl.encoders.small_stem import with_small_stem
+
+
+@gin.register("SmallResNet")
+def small_resnet(widths: Sequence[int] = (32, 64, 128, 256), norm: Callable[[int], nn.Module] = BatchNorm) -> nn.Module:
+    """`n 3 h w` to `n widths[-1]`: timm's ResNet of one basic block a stage, at stride 1, 2, 4 and 8.
+
+    1.2 M parameters at the default widths. State-dict keys are timm's.
+    """
+    if len(widths) != 4:
+        raise ValueError(f"SmallResNet has four stages: give four widths, not {tuple(widths)}")
+
+    def layer(width: int, **_: object) -> nn.Module:  # timm adds device and dtype
+        return norm(width)
+
+    trunk = ResNet(
+        BasicBlock, (1, 1, 1, 1), channels=tuple(widths), stem_width=widths[0], num_classes=0, norm_layer=layer
+    )
+    return with_small_stem(trunk)

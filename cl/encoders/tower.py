@@ -1,0 +1,52 @@
+"""One network and its heads."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import gin
+
+
+@gin.register
+class Tower(nn.Module):
+    """A trunk with named heads.
+
+    Args:
+        trunk: pictures `n 3 h w` in [0, 1], or token ids `n t`, to features `n f`.
+        heads: by name, each `n f` to `n d`. A head's name is the embedding's where an encoder has no routes.
+        frozen: no gradient, always in eval mode, absent from the optimizer (LiT).
+        mean: of the pictures' channels. A part of the model, so training, evaluation and export cannot disagree.
+        std: of the pictures' channels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: dict[str, nn.Module],
+        frozen: bool = False,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+    ):
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleDict(heads)
+        self.frozen = frozen
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        if frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Tower":
+        """As `nn.Module.train`, except that a frozen tower stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, x: Tensor) -> Float[Tensor, "n f"]:
+        """Trunk features."""
+        if x.is_floating_point():
+            x = (x - self.mean) / self.std
+        return self.trunk(x)

@@ -1,0 +1,84 @@
+"""The command line: arguments to exit code."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cl import rules, wiring
+from cl.errors import ClError, ConfigError
+from cl.run_folder import RunFolder
+
+EPILOG = """\
+examples:
+  python tools/train.py --gin gin/simclr.gin
+  python tools/train.py --gin gin/moco_v2.gin --param 'Queue.size = 2048' --param 'cl.train.steps = 500'
+  python tools/train.py --out runs/moco_v2-1 --resume
+
+exit codes: 0 done, 2 configuration, 3 data, 4 numeric, 5 checkpoint or disk, 6 a peer was lost, 143 stopped by a signal
+after a checkpoint."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of tools/train.py."""
+    arguments = argparse.ArgumentParser(
+        description="Trains what a gin file wires together.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--gin", action="append", default=[], metavar="FILE", help="recipe; later files override")
+    arguments.add_argument(
+        "--param", action="append", default=[], metavar="BINDING", help="one binding, 'Name.parameter = value'"
+    )
+    arguments.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="module with your own components",
+    )
+    arguments.add_argument("--out", type=Path, metavar="DIR", help="output folder; default runs/<recipe>-<n>")
+    arguments.add_argument(
+        "--resume", action="store_true", help="continue the run in --out (with its own config.gin if no --gin is given)"
+    )
+    arguments.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # launchers pass it
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the training; returns the exit code. Errors are one paragraph on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = parser().parse_args(argv)
+    try:
+        code = _run(arguments)
+    except ClError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        code = error.code
+    if arguments.out is not None and arguments.out.is_dir() and os.access(arguments.out, os.W_OK):
+        (arguments.out / f"exit.{os.environ.get('RANK', '0')}.json").write_text(json.dumps({"code": code}))
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.gin and arguments.resume and arguments.out:
+        arguments.gin = [str(arguments.out / "config.gin")]
+    if not arguments.gin:
+        raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
+    config = wiring.read(arguments.gin, arguments.param, arguments.imports)
+    torch.manual_seed(config.value("seed", 0))
+    training = config.build()
+    rules.check(training)
+    if arguments.out is None:
+        arguments.out = RunFolder.fresh(Path(arguments.gin[0]).stem)
+    folder = RunFolder(arguments.out, arguments.resume)
+    folder.write("config.gin", config.config_str())
+    folder.write("operative.gin", config.operative_str())
+    print(f"writing to {folder.path}")
+    training.run(folder, arguments.resume)
+    return 0

@@ -1,0 +1,27 @@
+"""Pull positives together, and nothing else."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import gin
+from cl.components import Capability
+from cl.types import Contrast
+
+
+@gin.register
+class Alignment(nn.Module):
+    """Mean squared distance of each query and its paired key: 2 - 2 cos on unit rows (BYOL, Grill et al. 2020, eq. 2).
+
+    Its minimum is one point, so it needs a partner against collapse. BYOL's reference adds both directions and we
+    take the mean over all rows: the term's weight there is 2.
+    """
+
+    needs: frozenset[Capability] = frozenset({"paired"})
+
+    def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
+        """Mean over rows, float32."""
+        if contrast.paired is None:
+            raise ValueError("Alignment needs paired keys; PositivesOnly gives them")
+        with torch.autocast(contrast.q.device.type, enabled=False):
+            return (contrast.q - contrast.paired).square().sum(dim=1).mean()

@@ -1,0 +1,51 @@
+"""A temperature that is learned."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import gin
+
+
+@gin.register
+class LearnedTemperature(nn.Module):
+    """CLIP's logit scale: its logarithm is a parameter (Radford et al. 2021, section 2.5).
+
+    The parameter has shape (1,) and is never edited; the scale is clamped where it is read. The clamp's gradient
+    passes whenever a descent step would bring the parameter back inside, so it cannot get stuck beyond a bound.
+
+    Args:
+        initial: temperature at the start.
+        max_scale: largest 1 / temperature.
+        min_scale: smallest 1 / temperature.
+    """
+
+    def __init__(self, initial: float = 0.07, max_scale: float = 100.0, min_scale: float = 1.0):
+        super().__init__()
+        if not (initial > 0 and min_scale <= 1 / initial <= max_scale):
+            raise ValueError(
+                f"LearnedTemperature.initial = {initial}: 1 / initial must lie in [{min_scale}, {max_scale}]"
+            )
+        self.log_scale = nn.Parameter(torch.full((1,), -math.log(initial)))
+        self.bounds = (math.log(min_scale), math.log(max_scale))
+
+    def forward(self) -> Float[Tensor, "1"]:
+        """1 / temperature."""
+        return _Clamp.apply(self.log_scale, *self.bounds).exp()  # type: ignore[union-attr]
+
+
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high), (grad,) = ctx.saved_tensors, ctx.bounds, grads
+        outward = ((x >= high) & (grad < 0)) | ((x <= low) & (grad > 0))
+        return grad.masked_fill(outward, 0), None, None

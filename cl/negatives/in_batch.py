@@ -1,0 +1,54 @@
+"""The other samples of the batch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+import gin
+from cl.components import Capability
+from cl.distributed import mean_over_ranks, world_size
+from cl.types import Contrast, Embeddings
+
+
+@gin.register
+class InBatch(nn.Module):
+    """Every query against the batch's keys, those of all ranks.
+
+    Args:
+        same_view: True: one Contrast of all rows against all keys, a row itself apart (SimCLR, SupCon). False: one
+            Contrast per key view, against the rows of the other views (CLIP's two directions, MoCo v3).
+    """
+
+    provides: frozenset[Capability] = frozenset({"negatives"})
+    needs: frozenset[Capability] = frozenset()
+
+    def __init__(self, same_view: bool):
+        super().__init__()
+        self.same_view = same_view
+
+    def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
+        """Contrasts with a pool and no paired rows."""
+        return [
+            contrast if world_size() == 1 else replace(contrast, divisor=mean_over_ranks(contrast.contributing))
+            for contrast in self._contrasts(embeddings)
+        ]
+
+    def _contrasts(self, embeddings: Embeddings) -> Sequence[Contrast]:
+        alone = world_size() == 1 and embeddings.k is None
+        if self.same_view:
+            pool, pool_ids = embeddings.everywhere
+            return [Contrast(embeddings.q, embeddings.q_ids, pool=pool, pool_ids=pool_ids, pool_is_q=alone)]
+        if alone and len(embeddings.q_views) == 2:
+            first, second = embeddings.q_views
+            q, q_ids = embeddings.q_of(first)
+            pool, pool_ids = embeddings.key_of(second)
+            return [Contrast(q, q_ids, pool=pool, pool_ids=pool_ids, both_ways=True)]
+        contrasts = []
+        for key_view in embeddings.key_views:
+            others = [view for view in embeddings.q_views if view != key_view]
+            if others:
+                q, q_ids = embeddings.q_of(*others)
+                pool, pool_ids = embeddings.key_of_everywhere(key_view)
+                contrasts.append(Contrast(q, q_ids, pool=pool, pool_ids=pool_ids))
+        return contrasts

@@ -1,0 +1,36 @@
+"""Nothing but each row's own positive."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+import gin
+from cl.components import Capability
+from cl.types import Contrast, Embeddings
+
+
+@gin.register
+class PositivesOnly(nn.Module):
+    """One Contrast `[q / k / -]` per key view: its keys against the rows of every other view.
+
+    Without negatives something else must keep rows apart: a predictor and a slow target (BYOL), or a queue around
+    this provider (MoCo). Where the keys are the queries, only later views are keys of earlier ones, so that a pair
+    counts once.
+    """
+
+    provides: frozenset[Capability] = frozenset({"paired"})
+    needs: frozenset[Capability] = frozenset()
+
+    def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
+        """Contrasts with paired rows and no pool."""
+        contrasts = []
+        for key_view in embeddings.key_views:
+            if embeddings.k is None:
+                others = [view for view in embeddings.q_views if view < key_view]
+            else:
+                others = [view for view in embeddings.q_views if view != key_view]
+            key, _ = embeddings.key_of(key_view)
+            for view in others:
+                q, q_ids = embeddings.q_of(view)
+                contrasts.append(Contrast(q=q, q_ids=q_ids, paired=key))
+        return contrasts

@@ -1,0 +1,97 @@
+"""Keys of earlier steps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+import gin
+from cl.components import Capability, NegativeProvider
+from cl.distributed import mean_over_ranks, world_size
+from cl.types import Contrast, Embeddings, StaleSame
+
+
+@gin.register
+class Queue(nn.Module):
+    """Adds the last `size` keys to the pool of what `inner` provides (MoCo, He et al. 2020, section 3.1).
+
+    `Queue(PositivesOnly())` is MoCo's, `Queue(InBatch(True))` makes SupCon with a queue. Only `Enqueue` writes it.
+    It hands on what is filled: where MoCo starts from random vectors, we start from none, and an empty queue gives
+    a loss of 0. Any size and any batch work; the reference asks that one divide the other.
+
+    Args:
+        inner: the provider whose contrasts get the queue's keys.
+        size: K, how many keys are kept.
+        dim: d, the embedding's width; fixed here so that a checkpoint always fits.
+        stale_same: what a key of the query's own sample from an earlier step is: "positive", "ignored" or
+            "negative" (the reference's).
+        trained_keys: asks by name for keys that the trained encoder itself made, which age as fast as it learns.
+        shorter_than_batch: asks by name for a queue that does not hold one step's keys.
+    """
+
+    embeddings: Float[Tensor, "k d"]
+    ids: Int64[Tensor, "k 3"]
+    fill: Int64[Tensor, "1"]
+    position: Int64[Tensor, "1"]
+
+    def __init__(
+        self,
+        inner: NegativeProvider,
+        size: int,
+        dim: int,
+        stale_same: StaleSame = "ignored",
+        trained_keys: bool = False,
+        shorter_than_batch: bool = False,
+    ):
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"Queue.size must be at least 1, got {size}")
+        self.inner = inner
+        self.size = size
+        self.stale_same: StaleSame = stale_same
+        self.shorter_than_batch = shorter_than_batch
+        self.provides: frozenset[Capability] = inner.provides | {"queue", "negatives"}
+        self.needs: frozenset[Capability] = inner.needs if trained_keys else inner.needs | {"momentum"}
+        self.register_buffer("embeddings", torch.zeros(size, dim))
+        self.register_buffer("ids", torch.zeros(size, 3, dtype=torch.int64))
+        self.register_buffer("fill", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
+        """The inner contrasts, their pools longer by the filled part of the queue."""
+        filled = int(self.fill)
+        keys, ids = self.embeddings[:filled], self.ids[:filled]
+        return [self._with(contrast, keys, ids) for contrast in self.inner(embeddings)]
+
+    def _with(self, contrast: Contrast, keys: Float[Tensor, "f d"], ids: Int64[Tensor, "f 3"]) -> Contrast:
+        if contrast.both_ways:
+            raise ValueError("Queue: the inner provider's keys are its queries in both directions; use momentum keys")
+        # Clones: the hook writes the buffers in place, and a graph may still need what it read.
+        pool, pool_ids, stale = keys.clone(), ids.clone(), torch.ones_like(ids[:, 0], dtype=torch.bool)
+        if contrast.pool is not None and contrast.pool_ids is not None:
+            pool = torch.cat([contrast.pool, pool])
+            pool_ids = torch.cat([contrast.pool_ids, pool_ids])
+            stale = F.pad(stale, (len(contrast.pool), 0))
+        longer = replace(
+            contrast,
+            pool=pool,
+            pool_ids=pool_ids,
+            stale=stale,
+            stale_same=self.stale_same,
+            pool_is_q=False,
+            divisor=None,
+        )
+        return longer if world_size() == 1 else replace(longer, divisor=mean_over_ranks(longer.contributing))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Float[Tensor, "n d"], ids: Int64[Tensor, "n 3"]) -> None:
+        """Writes rows over the oldest ones; of more than K rows the last K stay. For the `Enqueue` hook."""
+        keys, ids = keys[-self.size :], ids[-self.size :]
+        slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.size
+        self.embeddings[slots] = keys.to(self.embeddings)
+        self.ids[slots] = ids
+        self.position.add_(len(keys)).remainder_(self.size)
+        self.fill.add_(len(keys)).clamp_(max=self.size)

@@ -1,0 +1,34 @@
+"""Layer-wise adaptive rate scaling."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.optim.lars import Lars
+from torch import nn
+
+import gin
+from cl.optim.rules import Rule, parameter_groups
+
+
+@gin.register
+class LARS:
+    """timm's LARS (You et al. 2017), as SimCLR and BYOL train: groups without decay are not adapted."""
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float = 1e-4,
+        momentum: float = 0.9,
+        trust: float = 1e-3,
+        rules: Sequence[Rule] = (),
+    ):
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.momentum = momentum
+        self.trust = trust
+        self.rules = rules
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """timm's optimizer over the module's trained parameters."""
+        groups = parameter_groups(module, self.lr, self.weight_decay, self.rules)
+        return Lars(groups, lr=self.lr, momentum=self.momentum, trust_coeff=self.trust)

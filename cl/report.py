@@ -1,0 +1,97 @@
+"""What a person sees of a run, and the files it is written to."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Report:
+    """Progress on a terminal, plain lines elsewhere; `metrics.jsonl` and `train.log` always.
+
+    Args:
+        folder: where the two files are.
+        total: steps of the whole run.
+        done: steps of it that an earlier start made.
+    """
+
+    def __init__(self, folder: Path, total: int, done: int = 0):
+        self.console = Console(highlight=False)
+        self.log = (folder / "train.log").open("a")
+        self.metrics = (folder / "metrics.jsonl").open("a")
+        self.total = total
+        self.first = done
+        self.shown: dict[str, float] = {}
+        self.started = self.last_line = time.monotonic()
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("train", total=total, completed=done, numbers="")
+
+    def __enter__(self) -> "Report":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self.log.close()
+        self.metrics.close()
+
+    def say(self, line: str) -> None:
+        """A line for the person, and for the log."""
+        self.console.print(line, markup=False)
+        self.log.write(line + "\n")
+        self.log.flush()
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl: what was measured after applied step `step` (counted from 1)."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.metrics.write(json.dumps({"step": step, **finite}) + "\n")
+        self.metrics.flush()
+
+    def advance(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows progress; without a terminal a line at every twentieth of the run, or every half minute."""
+        self.shown |= {name: value for name, value in metrics.items() if name in SHOWN}
+        numbers = "  ".join(f"{SHOWN[name]} {self.shown[name]:.3f}" for name in SHOWN if name in self.shown)
+        self.progress.update(self.task, completed=step, numbers=numbers)
+        now = time.monotonic()
+        if self.console.is_terminal or not (
+            now - self.last_line > 30 or step * 20 // self.total > (step - 1) * 20 // self.total
+        ):
+            return
+        self.last_line = now
+        left = (now - self.started) / max(step - self.first, 1) * (self.total - step)
+        self.say(f"step {step:>6}/{self.total}  eta {left:4.0f} s  {numbers}")
+
+    def table(self, title: str, rows: dict[str, Any]) -> None:
+        """The closing table."""
+        table = Table(title=title, show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        self.progress.stop()
+        self.console.print(table)
+        with self.console.capture() as capture:
+            self.console.print(table)
+        self.log.write(capture.get())
+
+
+SHOWN = {
+    "loss": "loss",
+    "feature_std": "std",
+    "effective_rank": "rank",
+    "knn": "kNN",
+    "zero_shot": "zero-shot",
+    "recall_at_1": "recall@1",
+}
+"""What stands on the progress line, and how it is called there."""

@@ -1,0 +1,142 @@
+"""Which components go together. Every refusal is one function: a sentence, and the binding that would mend it.
+
+A rule is given the built training and yields what is wrong with it. It reads what components say of themselves
+(`provides`, `needs`, sizes), never what they are called, and no data is open yet.
+"""
+
+import logging
+from collections.abc import Iterator
+
+from cl.components import Capability
+from cl.errors import ConfigError
+from cl.negatives.queue import Queue
+from cl.objective import Term
+from cl.train import Training
+
+logger = logging.getLogger(__name__)
+
+REMEDY: dict[Capability, str] = {
+    "momentum": "wrap the encoder: Objective.encoder = @Momentum(), and add @UpdateMomentum() to cl.train.hooks",
+    "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
+    "paired": "bind Term.provider = @PositivesOnly()",
+    "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
+    "labels": "use data with labels, or group by sample: @BySample()",
+    "captions": "use data with captions, or drop what reads them",
+}
+
+
+def check(training: Training) -> None:
+    """Compares what components need with what the others provide.
+
+    Raises:
+        ConfigError: the first pair that cannot work. What only guards against collapse is a warning under
+            `cl.train.allow_collapse`.
+    """
+    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _queue):
+        for message in rule(training):
+            raise ConfigError(message)
+    for message in _collapse(training):
+        if not training.allow_collapse:
+            raise ConfigError(f"{message} To run it all the same, bind cl.train.allow_collapse = True.")
+        logger.warning(message)
+
+
+def _missing(needs: frozenset[Capability], provides: frozenset[Capability], who: object, where: str) -> Iterator[str]:
+    for capability in sorted(needs - provides):
+        yield (
+            f"{type(who).__name__} needs {capability!r}, and {where} does not provide it. "
+            f"To mend it, {REMEDY.get(capability, 'choose a component that does')}."
+        )
+
+
+def _views(training: Training) -> Iterator[str]:
+    source, encoder = training.views, training.objective.encoder
+    yield from _missing(source.needs, source.provides, source, "its data")
+    absent = encoder.views - set(range(source.views))
+    if absent:
+        yield (
+            f"The encoder wants view {min(absent)}; {type(source).__name__} makes {source.views}, numbered from 0. "
+            f"Give {type(source).__name__}.transforms one entry a view, or the encoder fewer views."
+        )
+    idle = set(range(source.views)) - encoder.views
+    if idle:
+        yield (
+            f"View {min(idle)} is made for every batch and no part of the encoder looks at it. "
+            f"Take it out of {type(source).__name__}.transforms, or let the encoder use it."
+        )
+
+
+def _embeddings(training: Training) -> Iterator[str]:
+    names = training.objective.encoder.embeddings
+    for name, term in training.objective.terms.items():
+        if term.embedding not in names:
+            yield (
+                f"Term {name!r} is about the embedding {term.embedding!r}, and the encoder makes {sorted(names)}. "
+                "Bind Term.embedding to one of them, or name the tower's head so."
+            )
+
+
+def _terms(training: Training) -> Iterator[str]:
+    encoder = training.objective.encoder
+    for name, term in training.objective.terms.items():
+        here = encoder.provides | training.views.provides
+        yield from _missing(term.provider.needs, here, term.provider, f"{type(encoder).__name__} (term {name!r})")
+        if "queue" in term.provider.provides and encoder.modalities > 1:
+            yield (
+                f"Term {name!r} has one queue for the embeddings of {encoder.modalities} towers, which it would mix. "
+                "Bind Term.provider = @InBatch() for pairs of pictures and texts."
+            )
+        here = here | term.provider.provides
+        yield from _missing(term.loss.needs, here, term.loss, f"{type(term.provider).__name__} (term {name!r})")
+
+
+def _hooks(training: Training) -> Iterator[str]:
+    encoder, terms = training.objective.encoder, training.objective.terms.values()
+    provided = encoder.provides.union(*(term.provider.provides for term in terms))
+    for hook in training.hooks:
+        yield from _missing(hook.needs, provided, hook, "the objective")
+    wanted = frozenset[Capability]().union(*(hook.needs for hook in training.hooks))
+    if "momentum" in provided - wanted:
+        yield "The momentum copy is never moved: its keys would stay random. Add @UpdateMomentum() to cl.train.hooks."
+    if "queue" in provided - wanted:
+        yield "The queue is never filled: there would be no negatives. Add @Enqueue() to cl.train.hooks."
+
+
+def _evaluations(training: Training) -> Iterator[str]:
+    for evaluation in training.evaluations:
+        for role, data in evaluation.data.items():
+            yield from _missing(evaluation.needs, data.provides, evaluation, f"its {role} data")
+
+
+def _batch(training: Training) -> Iterator[str]:
+    for name, term in training.objective.terms.items():
+        if "negatives" in term.loss.needs and "queue" not in term.provider.provides and training.views.batch < 2:
+            yield (
+                f"Term {name!r} takes its negatives from the batch, and a batch of 1 has none. "
+                f"Bind {type(training.views).__name__}.batch to 2 or more."
+            )
+
+
+def _queue(training: Training) -> Iterator[str]:
+    for name, term in training.objective.terms.items():
+        queue = term.provider
+        if isinstance(queue, Queue) and queue.size < training.views.batch and not queue.shorter_than_batch:
+            yield (
+                f"Term {name!r}: a queue of {queue.size} does not hold one batch's keys, {training.views.batch}. "
+                "Bind a larger Queue.size, or ask for it by Queue.shorter_than_batch = True."
+            )
+
+
+def _collapse(training: Training) -> Iterator[str]:
+    terms: dict[str, Term] = training.objective.terms
+    if any("negatives" in term.loss.needs for term in terms.values()):
+        return
+    for capability, remedy in {
+        "keys without gradient": "wrap the encoder in @Momentum()",
+        "predictor": "bind Momentum.predictors = {'z': @MLP()}",
+    }.items():
+        if capability not in training.objective.encoder.provides:
+            yield (
+                f"Nothing keeps the embeddings apart: no term has negatives, and the encoder has no {capability} that "
+                f"would make up for it. To mend it, {remedy}, or choose a loss with negatives such as @InfoNCE()."
+            )

@@ -1,0 +1,246 @@
+"""The training: one loop for every variant."""
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import gin
+from cl.checkpoint import Checkpoint, read_last, write
+from cl.components import Place, PostStepHook, Step, ViewSource
+from cl.engines.engine import Engine
+from cl.errors import CheckpointError, NumericError, Preempted
+from cl.evaluation.evaluation import Evaluation
+from cl.objective import Objective
+from cl.optim.optimizer import Optimizer
+from cl.optim.schedules import Schedule
+from cl.report import Report
+from cl.run_folder import RunFolder
+from cl.types import StepOutput
+
+
+@gin.register("train", module="cl")
+class Training:
+    """Everything a run is made of. Building it opens no data; `run` does the work.
+
+    Args:
+        objective: encoder and terms.
+        views: where batches come from.
+        optimizer: what steps the parameters.
+        schedule: factor on the learning rate.
+        engine: how a step is carried out.
+        steps: optimizer steps of the whole run.
+        hooks: run after every applied step, in order.
+        evaluations: on held-out data: before the first step, during the run (validation) and at its end (test).
+        seed: of initialisation, order and augmentation.
+        precision: "auto" is bfloat16 autocast where the machine computes with it, float32 elsewhere.
+        evaluate_every: steps between evaluations on validation; 0: only at the end.
+        checkpoint_every: steps between checkpoints; 0: only at the end.
+        log_every: steps between lines of metrics.jsonl.
+        keep: checkpoints that are kept.
+        allow_collapse: turns the refusals that guard against collapse into warnings.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        views: ViewSource,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        engine: Engine,
+        steps: int,
+        hooks: Sequence[PostStepHook] = (),
+        evaluations: Sequence[Evaluation] = (),
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        evaluate_every: int = 0,
+        checkpoint_every: int = 0,
+        log_every: int = 20,
+        keep: int = 2,
+        allow_collapse: bool = False,
+    ):
+        if steps < 1:
+            raise ValueError(f"cl.train.steps must be at least 1, got {steps}")
+        if log_every < 1:
+            raise ValueError(f"cl.train.log_every must be at least 1, got {log_every}")
+        self.objective = objective
+        self.views = views
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.engine = engine
+        self.steps = steps
+        self.hooks = hooks
+        self.evaluations = evaluations
+        self.precision = precision
+        self.evaluate_every = evaluate_every
+        self.checkpoint_every = checkpoint_every
+        self.log_every = log_every
+        self.keep = keep
+        self.allow_collapse = allow_collapse
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.place = Place(device=device, seed=seed)
+
+    def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
+        """Trains, evaluates and writes everything into `folder`; returns the summary."""
+        started = time.monotonic()
+        self.engine.start(
+            self.objective, self.optimizer, self.schedule, self.place.device, autocast_dtype(self.precision, self.place)
+        )
+        done, notes = self._resume(folder) if resume else (0, {})
+        with Report(folder.path, self.steps, done) as report, _interrupts() as interrupted:
+            if not notes:
+                notes = {"seconds": 0.0, "training_seconds": 0.0, **self._before()}
+            for name, value in notes.items():
+                if name.startswith(("knn", "zero_shot", "recall")):
+                    report.say(f"before the first step: {name} {value:.3f}")
+            summary = self._loop(folder, report, done, notes, started, interrupted)
+        return summary
+
+    def _loop(
+        self,
+        folder: RunFolder,
+        report: Report,
+        done: int,
+        notes: dict[str, Any],
+        started: float,
+        interrupted: list[int],
+    ) -> dict[str, Any]:
+        engine, batches, earlier = self.engine, self.views.iterate(self.place), notes["seconds"]
+        last: dict[str, float] = {}
+        for index in range(done, self.steps):
+            clock, step, applied = time.monotonic(), Step(index, self.steps), None
+            while applied is None:
+                views = next(batches)
+                try:
+                    output = engine(views)
+                    engine.backward(output)
+                    applied = engine.step(step)
+                except NumericError as error:
+                    folder.write_json("bad_batch.json", {"step": index, "keys": list(views.keys)})
+                    raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
+            measured: dict[str, Tensor] = {}
+            for hook in self.hooks:
+                measured |= hook(self.objective, applied, step)
+            notes["training_seconds"] += time.monotonic() - clock
+
+            metrics = {}
+            if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
+                metrics = _numbers(applied, measured)
+            if self.evaluate_every and (index + 1) % self.evaluate_every == 0 and index + 1 < self.steps:
+                metrics |= self._evaluate("validation")
+            if metrics:
+                report.record(index + 1, metrics)
+                last |= metrics
+            report.advance(index + 1, metrics)
+
+            notes["seconds"] = earlier + time.monotonic() - started
+            due = self.checkpoint_every and (index + 1) % self.checkpoint_every == 0
+            if due or interrupted or index + 1 == self.steps:
+                self._save(folder, index + 1, notes)
+            if interrupted and index + 1 < self.steps:
+                raise Preempted(
+                    f"Stopped by {signal.Signals(interrupted[0]).name} after step {index + 1}, with a checkpoint. "
+                    f"Continue with --out {folder.path} --resume."
+                )
+        test = self._evaluate("test")
+        report.record(self.steps, {f"test_{name}": value for name, value in test.items()})
+        images = self.views.batch * self.engine.accumulate * self.steps
+        summary = {
+            "steps": self.steps,
+            "seconds": notes["seconds"],
+            "images_per_second": images / notes["training_seconds"],
+            "loss": last["loss"],
+            "feature_std": last.get("feature_std"),
+            "effective_rank": last.get("effective_rank"),
+            "collapsed": bool(last.get("collapsed", False)),
+            **{name: value for name, value in notes.items() if name not in ("seconds", "training_seconds")},
+            **test,
+        }
+        self.export(folder)
+        folder.write_json("summary.json", summary)
+        report.table(f"{folder.path}, on held-out test data", summary)
+        return summary
+
+    def _before(self) -> dict[str, float]:
+        """What the pictures themselves and the random start reach on the test data."""
+        figures: dict[str, float] = {}
+        for evaluation in self.evaluations:
+            figures |= evaluation.baseline(self.place.device)
+        return figures | {f"{name}_random_init": value for name, value in self._evaluate("test").items()}
+
+    def _evaluate(self, split: Literal["validation", "test"]) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for evaluation in self.evaluations:
+            figures |= evaluation(self.objective.encoder, split, self.place.device)
+        return figures
+
+    def _save(self, folder: RunFolder, step: int, notes: dict[str, Any]) -> None:
+        hooks = [hook.state_dict() for hook in self.hooks]
+        state = {"views": self.views.state_dict(), "hooks": hooks, "notes": notes}
+        checkpoint = Checkpoint(
+            step, self.objective.state_dict(), self.engine.state_dict(), state, torch.get_rng_state()
+        )
+        write(folder.checkpoints, checkpoint, self.keep)
+
+    def _resume(self, folder: RunFolder) -> tuple[int, dict[str, Any]]:
+        checkpoint = read_last(folder.checkpoints)
+        try:
+            self.objective.load_state_dict(dict(checkpoint.model))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"The checkpoint in {folder.checkpoints} is of another model than this configuration's: "
+                f"{str(error).splitlines()[1].strip()} Resume with the run's own config.gin."
+            ) from error
+        self.engine.load_state_dict(dict(checkpoint.optimizer))
+        self.views.load_state_dict(checkpoint.state["views"])
+        for hook, state in zip(self.hooks, checkpoint.state["hooks"], strict=True):
+            hook.load_state_dict(state)
+        torch.set_rng_state(checkpoint.rng)
+        return checkpoint.step, checkpoint.state["notes"]
+
+    def export(self, folder: RunFolder) -> None:
+        """Writes every tower's trunk as safetensors, under the trunk's own (timm's) keys, beside the checkpoints."""
+        for name, trunk in self.objective.encoder.trunks().items():
+            state = {key: value.detach().contiguous().cpu() for key, value in trunk.state_dict().items()}
+            save_file(state, folder.path / f"trunk.{name}.safetensors", metadata={"format": "pt"})
+
+
+def autocast_dtype(precision: str, place: Place) -> torch.dtype:
+    """What `precision` means on this machine; float32 is no autocast."""
+    if precision == "auto":
+        if place.device.type == "cuda":
+            native = torch.cuda.is_bf16_supported()
+        else:
+            abilities = torch.cpu.get_capabilities()
+            native = abilities.get("avx512_bf16", False) or abilities.get("amx_bf16", False)
+        return torch.bfloat16 if native else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float]:
+    terms = {f"loss/{name}": loss for name, loss in output.losses.items()} if len(output.losses) > 1 else {}
+    return {name: float(value) for name, value in {"loss": output.loss, **terms, **measured}.items()}
+
+
+@contextmanager
+def _interrupts():
+    """Collects SIGTERM and SIGINT, so that the loop can end after a whole step. A second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,96 @@
+"""Reading a configuration, and building what it says."""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from cl.errors import ClError, ConfigError
+from cl.wiring import components
+from cl.wiring.fits import fits
+from cl.wiring.settle import Settled
+from cl.wiring.statements import Binding, read_statements
+from cl.wiring.tree import Node, draw, grow
+from cl.wiring.unused import fallen, used
+from cl.wiring.values import join, text, writable
+
+logger = logging.getLogger(__name__)
+
+
+def read(
+    files: Sequence[str | Path], params: Sequence[str] = (), imports: Sequence[str] = (), root: str = "cl.train"
+) -> "Wiring":
+    """Reads gin files, then `params` (`'Component.parameter = value'`), later ones over earlier ones.
+
+    All checks are made here; nothing is built. `imports` names modules with components of the user's own. What was
+    parsed into gin before is cleared.
+
+    Raises:
+        ConfigError: anything is wrong with the configuration; the message says what, where, and what to do.
+    """
+    bindings = read_statements(files, params)
+    gin.clear_config()
+    components.load(imports)
+    settled = Settled(bindings)
+    return Wiring(settled, grow(settled, root))
+
+
+class Wiring:
+    """A configuration in which everything is known to exist, to fit and to be used."""
+
+    def __init__(self, settled: Settled, tree: Node) -> None:
+        self._settled = settled
+        self._tree = tree
+        self._fallen = fallen(settled, tree)
+
+    def value(self, binding: str, default: Any) -> Any:
+        """The literal bound to a parameter of the root (`'seed'` or `'cl.train.seed'`), or `default`."""
+        name = binding.removeprefix(f"{self._tree.name}.")
+        assert name in components.parameters(self._tree.component.wrapped), f"the root has no parameter {name}"
+        return self._tree.arguments.get(name, default)
+
+    def build(self) -> Any:
+        """The root object, built by gin with everything below it, in the calling thread (gin's scopes are local to it).
+
+        Raises:
+            ConfigError: a constructor refused its arguments with a ValueError.
+            ClError: a constructor raised it.
+        """
+        if self._fallen:
+            names = ", ".join(f"{binding.name} ({binding.where})" for binding in self._fallen)
+            logger.info("Without effect, because what they configure was overridden: %s", names)
+        gin.clear_config()
+        gin.parse_config(self.config_str())
+        gin.finalize()
+        try:
+            return gin.get_configurable(self._tree.reference.selector)()
+        except Exception as error:
+            original = _original(error)
+            if isinstance(original, ClError):
+                raise original from None
+            if isinstance(original, ValueError):
+                raise ConfigError(self._blame(original)) from original
+            raise
+
+    def config_str(self) -> str:
+        """Every binding that has an effect, as a gin file."""
+        bindings = used(self._settled, self._tree)
+        return _file([f"{each.name} = {text(each.value)}" for each in sorted(bindings, key=lambda b: bool(b.parameter))])
+
+    def operative_str(self) -> str:
+        """Every value that is in use, defaults included, as a gin file. A default that gin cannot write is left out."""
+        lines = [f"{each.name} = {text(each.value)}" for each in used(self._settled, self._tree) if not each.parameter]
+        for node in self._tree.nodes():
+            for name, parameter in components.parameters(node.component.wrapped).items():
+                if name in node.bound:
+                    lines.append(f"{node.name}.{name} = {text(node.bound[name].value)}")
+                elif writable(parameter.default) and fits(parameter.default, parameter.hint):
+                    lines.append(f"{node.name}.{name} = {text(parameter.default)}")
+        return _file(lines)
+
+    def tree(self) -> str:
+        """What is built, drawn for a person: components, scopes, values, and which of them are defaults."""
+        return draw(self._tree)
