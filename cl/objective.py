@@ -1,9 +1,9 @@
 """An encoder and what is asked of its embeddings."""
 
+import gin
 import torch
 from torch import nn
 
-import gin
 from cl.components import Encoder, Loss, NegativeProvider
 from cl.types import StepOutput, Views
 

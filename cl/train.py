@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
 
+import gin
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import gin
 from cl.checkpoint import Checkpoint, read_last, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.engines.engine import Engine

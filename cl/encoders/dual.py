@@ -1,6 +1,7 @@
 """Pictures through one tower, texts through another."""
 
 import gin
+
 from cl.encoders.tower import Tower
 from cl.encoders.towers import Towers
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
-
 import gin
+from torch import Tensor, nn
 
 
 @gin.register

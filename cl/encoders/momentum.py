@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Sequence
 
+import gin
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import gin
 from cl.components import Capability
 from cl.encoders.towers import Rows, Towers
 from cl.types import Embeddings, Views

@@ -3,10 +3,9 @@
 Pass one by reference: `MLP.norm = @BatchNorm`, `SmallResNet.norm = @SplitBatchNorm` and `SplitBatchNorm.splits = 8`.
 """
 
+import gin
 import torch
 from torch import Tensor, nn
-
-import gin
 
 
 @gin.register

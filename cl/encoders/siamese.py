@@ -1,6 +1,7 @@
 """All views through one tower."""
 
 import gin
+
 from cl.encoders.tower import Tower
 from cl.encoders.towers import Towers
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+import gin
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-import gin
 from cl.encoders.norms import BatchNorm
 from cl.encoders.small_stem import with_small_stem
 

@@ -1,10 +1,9 @@
 """CLIP's text trunk."""
 
+import gin
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-
-import gin
 
 
 @gin.register

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import gin
 import timm
 from safetensors.torch import load_file
 from timm.models.resnet import ResNet
 from torch import nn
 
-import gin
 from cl.encoders.small_stem import with_small_stem
 from cl.errors import ConfigError
 

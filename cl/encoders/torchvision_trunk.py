@@ -1,9 +1,9 @@
 """A trunk by its torchvision name."""
 
+import gin
 import torchvision
 from torch import nn
 
-import gin
 from cl.errors import ConfigError
 
 

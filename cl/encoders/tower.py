@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
+import gin
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-import gin
 
 
 @gin.register

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import gin
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-import gin
 from cl.components import Capability
 from cl.encoders.tower import Tower
 from cl.types import Embeddings, Views

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+import gin
 import torch
 from torch import Tensor
 
-import gin
 from cl.components import Step
 from cl.errors import NumericError
 from cl.objective import Objective

@@ -1,23 +1,14 @@
 """What measures an encoder on held-out samples, and what it asks of others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from cl.components import Capability, Encoder
 from cl.views.samples import DataSet
 
 Split = Literal["validation", "test"]
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Turns sentences into token ids of one length."""
-
-    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "b t"]: ...
 
 
 @runtime_checkable

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import final
 
+import gin
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Encoder
 from cl.evaluation.accuracy import accuracy, labels_of
 from cl.evaluation.evaluation import Split

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import final
 
+import gin
 import torch
 from jaxtyping import Float, Int64
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +11,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Encoder
 from cl.evaluation.accuracy import accuracy, labels_of
 from cl.evaluation.evaluation import Split

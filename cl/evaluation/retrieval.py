@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import final
 
+import gin
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Encoder
 from cl.errors import DataError
-from cl.evaluation.evaluation import Split, Tokenizer
+from cl.evaluation.evaluation import Split
 from cl.evaluation.features import embed, similarities
 from cl.evaluation.loaded_once import LoadedOnce
 from cl.views.samples import DataSet
+from cl.views.text import Tokenizer
 
 
 @torch.no_grad()

@@ -3,20 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import final
 
+import gin
 import torch
 import torch.nn.functional as F
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Encoder
 from cl.errors import DataError
 from cl.evaluation.accuracy import accuracy, labels_of
-from cl.evaluation.evaluation import Split, Tokenizer
+from cl.evaluation.evaluation import Split
 from cl.evaluation.features import embed, similarities
 from cl.evaluation.loaded_once import LoadedOnce
 from cl.views.samples import DataSet
+from cl.views.text import Tokenizer
 
 
 @final

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+import gin
 import torch
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Step
 from cl.hooks.stateless import Stateless
 from cl.negatives.queue import Queue

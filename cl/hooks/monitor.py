@@ -2,10 +2,10 @@
 
 import math
 
+import gin
 import torch
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Step
 from cl.errors import NumericError
 from cl.evaluation.spectrum import effective_rank, feature_std
@@ -46,7 +46,7 @@ class CollapseMonitor:
         if step.index % self.every and step.index + 1 != step.total:
             return {}
         q = next(iter(output.embeddings.values())).q.detach()
-        std, rank = feature_std(q), effective_rank(q)
+        std, rank = feature_std(q), effective_rank(q, centred=False)
         low = std * math.sqrt(q.shape[1]) < self.std_fraction or rank < self.min_rank
         self.in_a_row = self.in_a_row + 1 if low else 0
         collapsed = self.in_a_row >= self.patience

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
+import gin
 import torch
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Step
 from cl.encoders.momentum import Momentum
 from cl.hooks.stateless import Stateless

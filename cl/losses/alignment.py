@@ -1,10 +1,10 @@
 """Pull positives together, and nothing else."""
 
+import gin
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import gin
 from cl.components import Capability
 from cl.types import Contrast
 

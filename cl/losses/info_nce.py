@@ -3,11 +3,11 @@
 import math
 from typing import Literal
 
+import gin
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-import gin
 from cl.components import Capability
 from cl.losses.temperature import LearnedTemperature
 from cl.types import Contrast

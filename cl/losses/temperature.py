@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
+import gin
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-import gin
 
 
 @gin.register

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import gin
 from torch import nn
 
-import gin
 from cl.components import Capability
 from cl.distributed import mean_over_ranks, world_size
 from cl.types import Contrast, Embeddings

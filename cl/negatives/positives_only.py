@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+import gin
 from torch import nn
 
-import gin
 from cl.components import Capability
 from cl.types import Contrast, Embeddings
 

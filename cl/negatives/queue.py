@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import gin
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-import gin
 from cl.components import Capability, NegativeProvider
 from cl.distributed import mean_over_ranks, world_size
 from cl.types import Contrast, Embeddings, StaleSame

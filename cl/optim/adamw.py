@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+import gin
 import torch
 from torch import nn
 
-import gin
 from cl.optim.rules import Rule, parameter_groups
 
 

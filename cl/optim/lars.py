@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import gin
 import torch
 from timm.optim.lars import Lars
 from torch import nn
 
-import gin
 from cl.optim.rules import Rule, parameter_groups
 
 

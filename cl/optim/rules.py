@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gin
 from torch import nn
 
-import gin
 from cl.components import Step
 from cl.errors import ConfigError
 from cl.optim.schedules import Schedule

@@ -4,6 +4,7 @@ import math
 from typing import Protocol, runtime_checkable
 
 import gin
+
 from cl.components import Step
 
 

@@ -3,11 +3,11 @@
 import hashlib
 from typing import Protocol, runtime_checkable
 
+import gin
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-import gin
 from cl.components import Capability
 from cl.views.samples import Samples
 

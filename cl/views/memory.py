@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import gin
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-import gin
 from cl.components import Capability, Place
 from cl.errors import DataError
 from cl.types import Views

@@ -10,7 +10,10 @@ from functools import cache
 from typing import Any
 
 import gin
-from gin.config import Configurable
+from gin.config import (
+    _REGISTRY,  # the only way to ask what is registered
+    Configurable,
+)
 
 import cl
 from cl.errors import ConfigError
@@ -48,8 +51,12 @@ def load(imports: Sequence[str]) -> None:
 
 
 def names() -> list[str]:
-    """The shortest names of all components."""
-    return [_registry().minimal_selector(selector) for selector, found in _registry().items() if found.module != "gin"]
+    """What components are called: a name that was chosen for one in full, a class or function by its own."""
+    return [
+        _REGISTRY.minimal_selector(selector) if found.module == found.wrapped.__module__ else selector
+        for selector, found in _REGISTRY.items()
+        if found.module != "gin"
+    ]
 
 
 def find(selector: str, where: str) -> Configurable:
@@ -58,17 +65,13 @@ def find(selector: str, where: str) -> Configurable:
     Raises:
         ConfigError: there is none, or more than one; `where` is the place to name.
     """
-    found = [found for found in _registry().get_all_matches(selector) if found.module != "gin"]
+    found = [found for found in _REGISTRY.get_all_matches(selector) if found.module != "gin"]
     if not found:
         raise ConfigError(f"{where}: no component is called `{selector}`. {nearest(selector, names())}")
     if len(found) > 1:
         full = " or ".join(f"`{each.selector}`" for each in found)
         raise ConfigError(f"{where}: more than one component is called `{selector}`. Write {full}.")
     return found[0]
-
-
-def _registry() -> Any:
-    return gin.config._REGISTRY
 
 
 @cache

@@ -10,7 +10,7 @@ from cl.wiring.components import find, parameters
 from cl.wiring.fits import fits, remedy, show
 from cl.wiring.nearest import nearest
 from cl.wiring.statements import Binding
-from cl.wiring.values import REQUIRED, Macro, Reference, leaves, replace_leaves
+from cl.wiring.values import REQUIRED, Macro, Reference, leaves, replace_leaves, text
 
 Key = tuple[str, str, str]  # scope, full selector, parameter; of a macro: '', name, ''
 
@@ -51,12 +51,11 @@ class Settled:
 
     def bound(self, component: Configurable, scope: str) -> dict[str, Binding]:
         """What is bound for `component` where it is built in `scope`: what names the scope comes before the rest."""
-        return {
-            name: binding
+        found = {
+            name: self.live.get((scope, component.selector, name)) or self.live.get(("", component.selector, name))
             for name in parameters(component.wrapped)
-            if (binding := self.live.get((scope, component.selector, name)))
-            or (binding := self.live.get(("", component.selector, name)))
         }
+        return {name: binding for name, binding in found.items() if binding}
 
     def macro(self, name: str) -> Binding:
         """The binding of a macro."""
@@ -87,7 +86,9 @@ class Settled:
             return
         origin = "".join(f", with {macro}" for macro in self.macros(binding.value))
         kind = "" if isinstance(value, Reference) else f" ({type(value).__name__})"
-        raise ConfigError(f"{binding}{origin}: {show(hint)} is wanted, not `{value}`{kind}. {remedy(value, hint)}")
+        raise ConfigError(
+            f"{binding}{origin}: {show(hint)} is wanted, not `{text(value)}`{kind}. {remedy(value, hint)}"
+        )
 
 
 def _key(binding: Binding) -> Key:

@@ -7,7 +7,7 @@ fragment shared by two files does not undo what was said in between. A file give
 
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -64,11 +64,11 @@ def read_statements(files: Sequence[str | Path], params: Sequence[str]) -> list[
 
 
 class _Delegate(config_parser.ParserDelegate):
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
         scope, _, selector = scoped_configurable_name.rpartition("/")
         return Reference(scope, selector, evaluate)
 
-    def macro(self, macro_name: str) -> Macro:
+    def macro(self, macro_name: str) -> Any:
         return Macro(macro_name)
 
 
@@ -131,20 +131,21 @@ def _content(path: Path, where: str) -> str:
         raise ConfigError(f"{where}: {path} cannot be read as text: {error}. Give a gin file.") from None
 
 
-def _parse(content: str, place: Any) -> Iterator[Any]:
-    # Not the parser's own iterator: that takes text which ends in mid-statement for the end.
+def _parse(content: str, place: Callable[[int], str]) -> Iterator[Any]:
+    line = 1
     try:
         parser = config_parser.ConfigParser(content, _Delegate())
+        # Not `for statement in parser`: that takes text which breaks off for the end.
         while statement := parser.parse_statement():
+            line = statement.location.line_num
             yield statement
+        return
     except SyntaxError as error:
-        message, line = str(error.msg), error.lineno
+        message, line = str(error.msg), error.lineno or line
     except tokenize.TokenError as error:
         message, (line, _) = error.args
     except (ValueError, TypeError, RecursionError, StopIteration) as error:
-        message, line = str(error) or "it ends too early", parser.current_token.start[0]
-    else:
-        return
+        message = f"{error or 'it breaks off'} (after this line)"
     if token := re.search(r"Failed to parse token '(.*)'", message):
         message = f"{token[1]} is not a value; text needs quotes"
     message = " ".join(message.split()).rstrip(".")

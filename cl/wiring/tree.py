@@ -71,9 +71,9 @@ def _grow(
     arguments = {
         name: replace_leaves(
             settled.resolve(binding.value),
-            lambda leaf, origin=binding: _grow(settled, leaf, scope, origin, (*above, here))
-            if isinstance(leaf, Reference)
-            else leaf,
+            lambda leaf, origin=binding: (
+                _grow(settled, leaf, scope, origin, (*above, here)) if isinstance(leaf, Reference) else leaf
+            ),
         )
         for name, binding in bound.items()
     }
@@ -113,8 +113,11 @@ def _rows(node: Node) -> Iterator[tuple[str, Node | None]]:
         if name in node.bound:
             macros = [str(leaf) for leaf in leaves(node.bound[name].value) if isinstance(leaf, Macro)]
             yield from _argument_rows(name, node.arguments[name], f"  ({', '.join(macros)})" if macros else "")
-        elif writable(parameter.default):
-            yield f"{name} = {text(parameter.default)}  (default)", None
+        elif not parameter.required:
+            default = parameter.default
+            # A default that gin cannot write is a class, a function, or an object whose text would not help.
+            shown = text(default) if writable(default) else getattr(default, "__name__", "...")
+            yield f"{name} = {shown}  (default)", None
 
 
 def _argument_rows(label: str, value: Any, note: str) -> Iterator[tuple[str, Node | None]]:

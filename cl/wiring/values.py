@@ -40,10 +40,8 @@ def join(scope: str, name: str) -> str:
 
 def leaves(value: Any) -> Iterator[Any]:
     """Everything in `value` that is not a list, tuple or dict."""
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        for item in value:
+    if isinstance(value, dict | list | tuple):
+        for item in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
             yield from leaves(item)
     else:
         yield value
@@ -64,16 +62,19 @@ def text(value: Any, indent: int = 0) -> str:
     Raises:
         ValueError: gin has no way to write this value.
     """
-    if isinstance(value, Reference | Macro):
-        return str(value)
-    if type(value) is float and math.isinf(value):
-        return "1e999" if value > 0 else "-1e999"
-    if type(value) is dict:
-        items = [f"{text(key)}: {text(item, indent + 4)}" for key, item in value.items()]
-        return _brackets("{}", items, indent)
-    if type(value) in (list, tuple):
-        items = [text(item, indent + 4) for item in value]
-        return _brackets("[]" if type(value) is list else "()", items, indent)
+    match value:
+        case Reference() | Macro():
+            return str(value)
+        case dict():
+            items = [f"{text(key)}: {text(item, indent + 4)}" for key, item in value.items()]
+            return _brackets("{}", items, indent)
+        case list() | tuple() if type(value) in (list, tuple):  # not a class derived from them
+            items = [text(item, indent + 4) for item in value]
+            return _brackets("[]" if isinstance(value, list) else "()", items, indent)
+        case float() if math.isinf(value):
+            return "1e999" if value > 0 else "-1e999"
+        case complex() if value.real == 0:
+            return f"{text(value.imag)}j"
     if type(value) not in (type(None), bool, int, float, str, bytes) or value != value:
         raise ValueError(f"gin cannot write {value!r}")
     return repr(value)

@@ -1,7 +1,8 @@
 """Reading a configuration, and building what it says."""
 
-import inspect
 import logging
+import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from cl.errors import ClError, ConfigError
 from cl.wiring import components
 from cl.wiring.fits import fits
 from cl.wiring.settle import Settled
-from cl.wiring.statements import Binding, read_statements
+from cl.wiring.statements import read_statements
 from cl.wiring.tree import Node, draw, grow
 from cl.wiring.unused import fallen, used
-from cl.wiring.values import join, text, writable
+from cl.wiring.values import Reference, leaves, text, writable
 
 logger = logging.getLogger(__name__)
 
@@ -77,20 +78,54 @@ class Wiring:
 
     def config_str(self) -> str:
         """Every binding that has an effect, as a gin file."""
-        bindings = used(self._settled, self._tree)
-        return _file([f"{each.name} = {text(each.value)}" for each in sorted(bindings, key=lambda b: bool(b.parameter))])
+        macros_first = sorted(used(self._settled, self._tree), key=lambda binding: bool(binding.parameter))
+        return _file({binding.name: binding.value for binding in macros_first})
 
     def operative_str(self) -> str:
         """Every value that is in use, defaults included, as a gin file. A default that gin cannot write is left out."""
-        lines = [f"{each.name} = {text(each.value)}" for each in used(self._settled, self._tree) if not each.parameter]
-        for node in self._tree.nodes():
+        values = {each.name: each.value for each in used(self._settled, self._tree) if not each.parameter}
+        for node in {(node.scope, node.component.selector): node for node in self._tree.nodes()}.values():
             for name, parameter in components.parameters(node.component.wrapped).items():
                 if name in node.bound:
-                    lines.append(f"{node.name}.{name} = {text(node.bound[name].value)}")
+                    values[f"{node.name}.{name}"] = node.bound[name].value
                 elif writable(parameter.default) and fits(parameter.default, parameter.hint):
-                    lines.append(f"{node.name}.{name} = {text(parameter.default)}")
-        return _file(lines)
+                    values[f"{node.name}.{name}"] = parameter.default
+        return _file(values)
 
     def tree(self) -> str:
         """What is built, drawn for a person: components, scopes, values, and which of them are defaults."""
         return draw(self._tree)
+
+    def _blame(self, error: ValueError) -> str:
+        """What the constructor said, and the bindings it may be about: those it mentions, or else all it took."""
+        call = _innermost_call(error)
+        same = [node for node in self._tree.nodes() if node.component.selector == call["current_selector"]]
+        node = next((node for node in same if node.scope == call["scope_str"]), same[0])
+        said = str(error).rstrip(".")
+        literal = {
+            name: binding
+            for name, binding in node.bound.items()
+            if not any(isinstance(leaf, Reference) for leaf in leaves(binding.value))
+        }
+        about = {name: binding for name, binding in literal.items() if re.search(rf"\b{name}\b", said)} or literal
+        bindings = [each for binding in about.values() for each in [binding, *self._settled.macros(binding.value)]]
+        bindings = bindings or ([node.origin] if node.origin else [])
+        where = f"{bindings[0].where}: " if bindings else ""
+        return f"{where}{node.name} refuses its arguments: {said}. Change {', '.join(map(str, bindings))}."
+
+
+def _file(values: dict[str, Any]) -> str:
+    return "".join(f"{name} = {text(value)}\n" for name, value in values.items())
+
+
+def _original(error: BaseException) -> BaseException:
+    # gin replaces an error by a copy with a longer message at every call that it passes.
+    while getattr(type(error).__init__, "__module__", "") == "gin.utils" and error.__context__:
+        error = error.__context__
+    return error
+
+
+def _innermost_call(error: BaseException) -> dict[str, Any]:
+    """The variables of gin's wrapper around the constructor that raised `error`."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next(frame.f_locals for frame in frames if frame.f_code.co_name == "gin_wrapper")

@@ -1,0 +1,207 @@
+"""Augmentation of whole batches of small pictures, on whichever device they are.
+
+Crop, flip and rotation compose into one affine map in space, applied with one bilinear resampling. Brightness,
+contrast, saturation, hue and gray are all affine in colour and compose into one 3x4 matrix a picture. A Gaussian blur
+is one matrix along either side.
+
+Departures from torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur and RandomSolarize, which
+have the same parameters:
+
+- Resampling is bilinear between the four nearest pixels, without anti-aliasing: meant for pictures that are at most
+  about twice as large as their views.
+- A crop that would be wider or higher than allowed is cut to what is allowed rather than drawn again.
+- The colour operations come in the fixed order brightness, contrast, saturation, hue, gray, not in a random one, and
+  nothing is clipped between them: values are clamped to [0, 1] once, before the blur.
+- Hue turns the chroma plane of YIQ, which keeps luma; torchvision turns the hue of HSV, which keeps the value.
+- A blur's kernel is not cut off, and at the border it is renormalised instead of reflecting the picture.
+"""
+
+from math import log, pi
+
+import gin
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Float, Int64, Num
+from torch import Tensor
+
+from cl.components import Capability
+from cl.views.random import uniforms
+from cl.views.samples import Samples
+
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_DRAWS = 15
+
+
+@gin.register
+class BatchAugment:
+    """Random views of pictures; `b c h w` to `b c size size`, float32 in [0, 1], not normalised.
+
+    What is random is a function of (seed, epoch, sample, view) alone. Probabilities are per picture.
+
+    Args:
+        size: side of a view, in pixels.
+        crop: range of a crop's area, as a share of the picture's. Above 1 the view reaches past the border, where the
+            outermost pixels repeat.
+        ratio: range of a crop's width / height, drawn uniformly in its logarithm.
+        flip: probability of a mirror image.
+        rotate: largest rotation to either side, in degrees, about the crop's centre.
+        jitter: probability that brightness, contrast, saturation and hue change, all together.
+        brightness: a factor from [max(0, 1 - brightness), 1 + brightness].
+        contrast: a factor about the view's mean luma, from the same range.
+        saturation: a factor about each pixel's luma, from the same range.
+        hue: largest turn to either side, in full turns: 0.5 is any hue.
+        gray: probability of luma alone.
+        blur: probability of a Gaussian blur.
+        sigma: range of its standard deviation, in pixels of the view.
+        solarize: probability that values of 0.5 and more are inverted.
+    """
+
+    needs: frozenset[Capability] = frozenset()
+
+    def __init__(
+        self,
+        size: int,
+        crop: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        rotate: float = 0.0,
+        jitter: float = 0.8,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.1,
+        gray: float = 0.2,
+        blur: float = 0.0,
+        sigma: tuple[float, float] = (0.1, 2.0),
+        solarize: float = 0.0,
+    ):
+        if size < 1:
+            raise ValueError(f"BatchAugment.size must be at least 1 pixel, got {size}")
+        for name, (low, high) in {"crop": crop, "ratio": ratio, "sigma": sigma}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"BatchAugment.{name} must be a range (low, high) above 0, got {(low, high)}")
+        for name, p in {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}.items():
+            if not 0 <= p <= 1:
+                raise ValueError(f"BatchAugment.{name} is a probability: from 0 to 1, got {p}")
+        for name, amount in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
+            if not 0 <= amount < float("inf"):
+                raise ValueError(f"BatchAugment.{name} must be at least 0, got {amount}")
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f"BatchAugment.hue is in full turns: from 0 to 0.5, got {hue}")
+        if not 0 <= rotate <= 180:
+            raise ValueError(f"BatchAugment.rotate is in degrees: from 0 to 180, got {rotate}")
+        self.size = size
+        self.crop = crop
+        self.ratio = ratio
+        self.flip = flip
+        self.rotate = rotate
+        self.jitter = jitter
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.gray = gray
+        self.blur = blur
+        self.sigma = sigma
+        self.solarize = solarize
+
+    def prepare(self, samples: Samples) -> Tensor:
+        """The pictures, as they are."""
+        return samples.images
+
+    def __call__(
+        self, images: Num[Tensor, "b c h w"], sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int
+    ) -> Float[Tensor, "b c s s"]:
+        """View number `view` of pictures that are uint8, or float in [0, 1]."""
+        u = uniforms(seed, epoch, sample, view, _DRAWS).unbind(dim=1)
+        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        area, ratio, left, top, flip, turn = u[:6]
+        x = self._resample(x, area, ratio, left, top, flip, turn)
+        jitter, brightness, contrast, saturation, hue, gray = u[6:12]
+        x = self._recolour(x, jitter, brightness, contrast, saturation, hue, gray)
+        blur, sigma, solarize = u[12:]
+        if self.blur > 0:
+            low, high = self.sigma
+            x = gaussian_blur(x, (low + (high - low) * sigma) * (blur < self.blur))
+        if self.solarize > 0:
+            x = torch.where((x >= 0.5) & (solarize < self.solarize)[:, None, None, None], 1 - x, x)
+        return x
+
+    def _resample(
+        self, x: Tensor, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor, flip: Tensor, turn: Tensor
+    ) -> Tensor:
+        h, w = x.shape[-2:]
+        area = h * w * (self.crop[0] + (self.crop[1] - self.crop[0]) * area)
+        low, high = (log(bound) for bound in self.ratio)
+        root = ((low + (high - low) * ratio) / 2).exp()
+        most = max(1.0, self.crop[1] ** 0.5)
+        crop_w, crop_h = (area.sqrt() * root).clamp(max=most * w), (area.sqrt() / root).clamp(max=most * h)
+        # The crop lies anywhere inside the picture, or, where it is larger, anywhere around it.
+        x0, y0 = (w - crop_w) * (left - 0.5), (h - crop_h) * (top - 0.5)
+        angle = (2 * turn - 1) * (self.rotate * pi / 180)
+        cos, sin, mirror = angle.cos(), angle.sin(), 1 - 2 * (flip < self.flip).float()
+        rows = [cos * crop_w * mirror / w, -sin * crop_h / w, 2 * x0 / w]
+        rows += [sin * crop_w * mirror / h, cos * crop_h / h, 2 * y0 / h]
+        theta = rearrange(torch.stack(rows), "(i j) b -> b i j", i=2)
+        grid = F.affine_grid(theta, [len(x), x.shape[1], self.size, self.size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _recolour(
+        self, x: Tensor, jitter: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, gray: Tensor
+    ) -> Tensor:
+        on = (jitter < self.jitter).float()
+        factors = [
+            1 + on * ((max(0.0, 1 - amount) - 1) + (1 + amount - max(0.0, 1 - amount)) * draw)
+            for amount, draw in (
+                (self.brightness, brightness),
+                (self.contrast, contrast),
+                (self.saturation, saturation),
+            )
+        ]
+        turn = on * (2 * hue - 1) * (2 * pi * self.hue)
+        matrix, offset = colour_map(x.mean(dim=(2, 3)), *factors, turn, gray < self.gray)
+        pixels = torch.baddbmm(offset, matrix, x.flatten(2))
+        return pixels.clamp_(0, 1).view_as(x)
+
+
+def colour_map(
+    mean: Float[Tensor, "b 3"],
+    brightness: Float[Tensor, "b"],
+    contrast: Float[Tensor, "b"],
+    saturation: Float[Tensor, "b"],
+    turn: Float[Tensor, "b"],
+    gray: Tensor,
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3 1"]]:
+    """The affine map of colours that changes brightness, contrast, saturation, hue and gray, in this order.
+
+    `mean` is each picture's mean colour, about whose luma contrast turns; `turn` is in radians; `gray` is boolean.
+    """
+    luma = mean.new_tensor(_LUMA)
+    offset = (1 - contrast) * brightness * (mean @ luma)
+    yiq = mean.new_tensor(_YIQ)
+    rgb = torch.linalg.inv(yiq)
+    # Saturation and hue act on the chroma plane alone: a scaled rotation there.
+    chroma = saturation * ~gray
+    along, across = chroma * turn.cos(), chroma * turn.sin()
+    to_luma = torch.outer(rgb[:, 0], yiq[0])
+    same = torch.outer(rgb[:, 1], yiq[1]) + torch.outer(rgb[:, 2], yiq[2])
+    turned = torch.outer(rgb[:, 2], yiq[1]) - torch.outer(rgb[:, 1], yiq[2])
+    matrix = to_luma + along[:, None, None] * same + across[:, None, None] * turned
+    return matrix * (brightness * contrast)[:, None, None], offset[:, None, None].expand(-1, 3, 1)
+
+
+def gaussian_blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+    """Each picture blurred with its own standard deviation, in pixels; 0 leaves it as it is."""
+    rows, columns = (_smoothing(side, sigma) for side in x.shape[-2:])
+    x = einsum(x, columns, "b c h w, b v w -> b c h v")
+    return einsum(x, rows, "b c h w, b v h -> b c v w")
+
+
+def _smoothing(side: int, sigma: Tensor) -> Tensor:
+    at = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
+    distance = (at[:, None] - at) ** 2
+    # Below a twentieth of a pixel the neighbours' weight is zero anyway, and nothing is divided by zero.
+    kernel = (-distance / (2 * sigma.clamp(min=0.05) ** 2)[:, None, None]).exp()
+    return kernel / kernel.sum(dim=-1, keepdim=True)

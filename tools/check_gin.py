@@ -1,0 +1,52 @@
+"""Reads gin files, builds what they say and draws it as a tree. Opens no data.
+
+    python tools/check_gin.py gin/simclr.gin --param 'cl.train.steps = 100'
+
+Exit code 0: the configuration is sound. 2: it is not, and the message says what, where, and what to do.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from cl import wiring
+from cl.errors import ClError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Checks what the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="gin files; a later one overrides an earlier one")
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="one binding ('Component.parameter = value') or macro ('NAME = value'), over all files; may be repeated",
+    )
+    parser.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE",
+        help="a module on PYTHONPATH that registers components of your own; may be repeated",
+    )
+    parser.add_argument("--root", default="cl.train", metavar="NAME", help="the component to build (default: cl.train)")
+    options = parser.parse_args(arguments)
+    try:
+        configuration = wiring.read(options.files, options.param, options.imports, options.root)
+        root = configuration.build()
+        if options.root == "cl.train" and importlib.util.find_spec("cl.rules"):
+            importlib.import_module("cl.rules").check(root)
+    except ClError as error:
+        print(f"check_gin: {error}", file=sys.stderr)
+        return error.code
+    print(configuration.tree())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
