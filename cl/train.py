@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
@@ -16,13 +16,13 @@ from cl.checkpoint import Checkpoint, read_last, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.engines.engine import Engine
 from cl.errors import CheckpointError, NumericError, Preempted
-from cl.evaluation.evaluation import Evaluation
+from cl.evaluation.evaluation import Evaluation, Split
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.schedules import Schedule
 from cl.report import Report
 from cl.run_folder import RunFolder
-from cl.types import StepOutput
+from cl.types import StepOutput, Views
 
 
 @gin.register("train", module="cl")
@@ -89,16 +89,13 @@ class Training:
     def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         """Trains, evaluates and writes everything into `folder`; returns the summary."""
         started = time.monotonic()
-        self.engine.start(
-            self.objective, self.optimizer, self.schedule, self.place.device, autocast_dtype(self.precision, self.place)
-        )
+        self.start()
         done, notes = self._resume(folder) if resume else (0, {})
         with Report(folder.path, self.steps, done) as report, _interrupts() as interrupted:
             if not notes:
-                notes = {"seconds": 0.0, "training_seconds": 0.0, **self._before()}
-            for name, value in notes.items():
-                if name.startswith(("knn", "zero_shot", "recall")):
-                    report.say(f"before the first step: {name} {value:.3f}")
+                notes = {"seconds": 0.0, "training_seconds": 0.0, "before": self._before()}
+            for name, value in notes["before"].items():
+                report.say(f"before the first step, on test: {name} {value:.3f}")
             summary = self._loop(folder, report, done, notes, started, interrupted)
         return summary
 
@@ -111,29 +108,18 @@ class Training:
         started: float,
         interrupted: list[int],
     ) -> dict[str, Any]:
-        engine, batches, earlier = self.engine, self.views.iterate(self.place), notes["seconds"]
-        last: dict[str, float] = {}
+        batches, earlier = self.views.iterate(self.place), notes["seconds"]
+        last: dict[str, float] = notes.setdefault("last", {})
         for index in range(done, self.steps):
-            clock, step, applied = time.monotonic(), Step(index, self.steps), None
-            while applied is None:
-                views = next(batches)
-                try:
-                    output = engine(views)
-                    engine.backward(output)
-                    applied = engine.step(step)
-                except NumericError as error:
-                    folder.write_json("bad_batch.json", {"step": index, "keys": list(views.keys)})
-                    raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
-            measured: dict[str, Tensor] = {}
-            for hook in self.hooks:
-                measured |= hook(self.objective, applied, step)
+            clock = time.monotonic()
+            applied, measured = self.step(Step(index, self.steps), batches, folder)
             notes["training_seconds"] += time.monotonic() - clock
 
             metrics = {}
             if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
                 metrics = _numbers(applied, measured)
             if self.evaluate_every and (index + 1) % self.evaluate_every == 0 and index + 1 < self.steps:
-                metrics |= self._evaluate("validation")
+                metrics |= self.evaluate("validation")
             if metrics:
                 report.record(index + 1, metrics)
                 last |= metrics
@@ -148,7 +134,8 @@ class Training:
                     f"Stopped by {signal.Signals(interrupted[0]).name} after step {index + 1}, with a checkpoint. "
                     f"Continue with --out {folder.path} --resume."
                 )
-        test = self._evaluate("test")
+        test = self.evaluate("test")
+        notes["seconds"] = earlier + time.monotonic() - started
         report.record(self.steps, {f"test_{name}": value for name, value in test.items()})
         images = self.views.batch * self.engine.accumulate * self.steps
         summary = {
@@ -159,7 +146,7 @@ class Training:
             "feature_std": last.get("feature_std"),
             "effective_rank": last.get("effective_rank"),
             "collapsed": bool(last.get("collapsed", False)),
-            **{name: value for name, value in notes.items() if name not in ("seconds", "training_seconds")},
+            **notes["before"],
             **test,
         }
         self.export(folder)
@@ -167,17 +154,42 @@ class Training:
         report.table(f"{folder.path}, on held-out test data", summary)
         return summary
 
+    def start(self) -> None:
+        """Hands the objective to the engine."""
+        precision = autocast_dtype(self.precision, self.place)
+        self.engine.start(self.objective, self.optimizer, self.schedule, self.place.device, precision)
+
+    def step(self, step: Step, batches: Iterator[Views], folder: RunFolder) -> tuple[StepOutput, dict[str, Tensor]]:
+        """One applied optimizer step and its hooks: the applied output, and what the hooks measured."""
+        applied = None
+        while applied is None:
+            views = next(batches)
+            try:
+                output = self.engine(views)
+                self.engine.backward(output)
+                applied = self.engine.step(step)
+            except NumericError as error:
+                folder.write_json("bad_batch.json", {"step": step.index, "keys": list(views.keys)})
+                raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
+        measured: dict[str, Tensor] = {}
+        for hook in self.hooks:
+            measured |= hook(self.objective, applied, step)
+        return applied, measured
+
     def _before(self) -> dict[str, float]:
         """What the pictures themselves and the random start reach on the test data."""
         figures: dict[str, float] = {}
         for evaluation in self.evaluations:
             figures |= evaluation.baseline(self.place.device)
-        return figures | {f"{name}_random_init": value for name, value in self._evaluate("test").items()}
+        return figures | {f"{name}_random_init": value for name, value in self.evaluate("test").items()}
 
-    def _evaluate(self, split: Literal["validation", "test"]) -> dict[str, float]:
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """All evaluations' figures, computed in the training's precision."""
+        dtype = autocast_dtype(self.precision, self.place)
         figures: dict[str, float] = {}
-        for evaluation in self.evaluations:
-            figures |= evaluation(self.objective.encoder, split, self.place.device)
+        with torch.autocast(self.place.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            for evaluation in self.evaluations:
+                figures |= evaluation(self.objective.encoder, split, self.place.device)
         return figures
 
     def _save(self, folder: RunFolder, step: int, notes: dict[str, Any]) -> None:
@@ -190,19 +202,27 @@ class Training:
 
     def _resume(self, folder: RunFolder) -> tuple[int, dict[str, Any]]:
         checkpoint = read_last(folder.checkpoints)
-        try:
-            self.objective.load_state_dict(dict(checkpoint.model))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"The checkpoint in {folder.checkpoints} is of another model than this configuration's: "
-                f"{str(error).splitlines()[1].strip()} Resume with the run's own config.gin."
-            ) from error
+        self.load(checkpoint)
         self.engine.load_state_dict(dict(checkpoint.optimizer))
         self.views.load_state_dict(checkpoint.state["views"])
         for hook, state in zip(self.hooks, checkpoint.state["hooks"], strict=True):
             hook.load_state_dict(state)
         torch.set_rng_state(checkpoint.rng)
         return checkpoint.step, checkpoint.state["notes"]
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Takes over a checkpoint's weights, queues and temperatures.
+
+        Raises:
+            CheckpointError: they are another model's.
+        """
+        try:
+            self.objective.load_state_dict(dict(checkpoint.model))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} is of another model than this configuration's: "
+                f"{str(error).splitlines()[1].strip()} Use the run's own config.gin."
+            ) from error
 
     def export(self, folder: RunFolder) -> None:
         """Writes every tower's trunk as safetensors, under the trunk's own (timm's) keys, beside the checkpoints."""

@@ -6,12 +6,10 @@ Exit code 0: the configuration is sound. 2: it is not, and the message says what
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
-from cl import wiring
+from cl import rules, wiring
 from cl.errors import ClError
 
 
@@ -39,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         configuration = wiring.read(options.files, options.param, options.imports, options.root)
         root = configuration.build()
-        if options.root == "cl.train" and importlib.util.find_spec("cl.rules"):
-            importlib.import_module("cl.rules").check(root)
+        if options.root == "cl.train":
+            rules.check(root)
     except ClError as error:
         print(f"check_gin: {error}", file=sys.stderr)
         return error.code

@@ -11,10 +11,13 @@ from cl.encoders.small_stem import with_small_stem
 
 
 @gin.register("SmallResNet")
-def small_resnet(widths: Sequence[int] = (32, 64, 128, 256), norm: Callable[[int], nn.Module] = BatchNorm) -> nn.Module:
-    """`n 3 h w` to `n widths[-1]`: timm's ResNet of one basic block a stage, at stride 1, 2, 4 and 8.
+def small_resnet(
+    widths: Sequence[int] = (32, 64, 128, 256), stride: int = 1, norm: Callable[[int], nn.Module] = BatchNorm
+) -> nn.Module:
+    """`n 3 h w` to `n widths[-1]`: timm's ResNet of one basic block a stage, behind a 3x3 stem.
 
-    1.2 M parameters at the default widths. State-dict keys are timm's.
+    The stages work at `stride` times 1, 2, 4 and 8 pixels; a stem of stride 2 is nearly four times faster. 1.2 M
+    parameters at the default widths. State-dict keys are timm's.
     """
     if len(widths) != 4:
         raise ValueError(f"SmallResNet has four stages: give four widths, not {tuple(widths)}")
@@ -25,4 +28,4 @@ def small_resnet(widths: Sequence[int] = (32, 64, 128, 256), norm: Callable[[int
     trunk = ResNet(
         BasicBlock, (1, 1, 1, 1), channels=tuple(widths), stem_width=widths[0], num_classes=0, norm_layer=layer
     )
-    return with_small_stem(trunk)
+    return with_small_stem(trunk, stride)

@@ -38,7 +38,7 @@ class Tower(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         if frozen:
-            self.requires_grad_(False)
+            self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Tower":
         """As `nn.Module.train`, except that a frozen tower stays in eval mode."""

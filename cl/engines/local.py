@@ -100,7 +100,14 @@ class LocalEngine:
                 prefix = f"{name}|"
                 mine = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
                 if mine:
-                    self.optimizer.state[parameter] = mine
+                    self.optimizer.state[parameter] = {key: _like(parameter, value) for key, value in mine.items()}
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    # Fused optimizers walk memory, not indices: what has the parameter's shape must have its strides too.
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _detached(output: StepOutput) -> StepOutput:

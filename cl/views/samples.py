@@ -12,6 +12,17 @@ from cl.components import Capability
 
 
 @dataclass(frozen=True, eq=False)
+class Sample:
+    """One decoded sample, its picture of whatever size. Fields as in `Samples`."""
+
+    image: UInt8[Tensor, "c h w"]
+    label: int
+    caption: str
+    key: str
+    sample: int
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Decoded samples, in the order of their shards.
 

@@ -1,8 +1,9 @@
 """Whether a value of a config is what an annotation asks for. gin itself lets every value through.
 
 A literal fits the type it has; of conversions there is only one: an int fits `float`. A bool is not a number, a list
-is not a tuple and a tuple is not a list (a `Sequence` may be either). A reference fits by the class that it names, or
-by the return annotation of the function that it names. What cannot be told without building it fits.
+is not a tuple and a tuple is not a list (a `Sequence[str]` may be either, but not one text). A reference fits by the
+class that it names, or by the return annotation of the function that it names. What cannot be told without building
+it fits.
 """
 
 import inspect
@@ -16,7 +17,7 @@ from typing import Any, Literal, Union
 from beartype.door import is_bearable
 from beartype.roar import BeartypeException
 
-from cl.wiring.components import find, hints
+from cl.wiring.components import find, hints, names
 from cl.wiring.values import REQUIRED, Reference, replace_leaves, text
 
 _UNIONS = (Union, types.UnionType)
@@ -40,6 +41,8 @@ def fits(value: Any, hint: Any) -> bool:
         case tuple() | list():
             item_hint = (*arguments, Any)[0]
             return _is_a(type(value), wanted) and all(fits(item, item_hint) for item in value)
+        case str() | bytes() if arguments and wanted is not Literal:  # text is not a sequence of texts
+            return False
         case bool() if wanted in (int, float, complex):
             return False
         case int() if wanted is float:
@@ -51,15 +54,19 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def remedy(value: Any, hint: Any) -> str:
-    """What to write instead, where only the kind of brackets or the call of a reference is wrong."""
+    """What to write instead: `value` with other brackets or with its references called, or a component that fits."""
 
-    def call(leaf: Any, called: bool) -> Any:
-        return replace(leaf, called=called) if isinstance(leaf, Reference) else leaf
+    def call(called: bool) -> Any:
+        return replace_leaves(value, lambda leaf: replace(leaf, called=called) if isinstance(leaf, Reference) else leaf)
 
-    others = [replace_leaves(value, lambda leaf, called=called: call(leaf, called)) for called in (True, False)]
+    others = [call(True), call(False)]
     if isinstance(value, list | tuple):
         others.append(tuple(value) if isinstance(value, list) else list(value))
-    return next((f"Write `{text(other)}`." for other in others if fits(other, hint)), "Correct the value.")
+    for other in others:
+        if fits(other, hint):
+            return f"Write `{text(other)}`."
+    fitting = [str(each) for name in sorted(names()) for each in _references(name) if fits(each, hint)]
+    return f"What fits: {', '.join(fitting)}." if 0 < len(fitting) < 12 else "Correct the value."
 
 
 def show(hint: Any) -> str:
@@ -76,9 +83,17 @@ def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """The outermost type of an annotation and its arguments; None for what everything fits."""
     if typing.get_origin(hint) is typing.Annotated:
         return _split(typing.get_args(hint)[0])
+    hint = getattr(hint, "array_type", hint)  # jaxtyping: the shape says nothing about a config
     if hint is Any or hint is object or isinstance(hint, typing.TypeVar | typing.ForwardRef | str):
         return None, ()
     return typing.get_origin(hint) or hint, typing.get_args(hint)
+
+
+def _references(name: str) -> list[Reference]:
+    """Both ways to refer to a component, but none to a function that does not say what it returns."""
+    target = find(name, name).wrapped
+    known = isinstance(target, type) or "return" in hints(target)
+    return [Reference("", name, called) for called in (True, False)] if known else []
 
 
 def _reference_fits(reference: Reference, hint: Any) -> bool:
@@ -110,7 +125,9 @@ def _is_a(result: Any, hint: Any) -> bool:
     if wanted is Literal:
         return any(_is_a(result, type(argument)) for argument in arguments)
     if wanted is Callable:
-        return given is Callable or "__call__" in _members(given)
+        own = _method(given, "__call__")
+        returned = hints(own).get("return", Any) if inspect.isfunction(own) else Any
+        return given is Callable or (own is not None and _is_a(returned, (*arguments, Any, Any)[1]))
     if _is_protocol(wanted):
         return all(_implements(given, name, method) for name, method in _methods(wanted).items())
     if not (isinstance(given, type) and isinstance(wanted, type)):
@@ -133,19 +150,18 @@ def _methods(protocol: Any) -> dict[str, Any]:
     }
 
 
-def _members(given: Any) -> dict[str, Any]:
-    return {name: member for base in reversed(getattr(given, "__mro__", ())) for name, member in vars(base).items()}
+def _method(given: Any, name: str) -> Any:
+    """The method `name` of a class, None where it has none."""
+    members = {key: member for base in reversed(getattr(given, "__mro__", ())) for key, member in vars(base).items()}
+    # The call of a torch module takes and gives anything; what it means is in its `forward`.
+    return members.get("forward" if name == "__call__" and "forward" in members else name)
 
 
 def _implements(given: Any, name: str, method: Any) -> bool:
     """Whether `given` has the method, and takes no other values of `cl.types` than the protocol hands it."""
-    members = _members(given)
-    if name not in members:
-        return False
-    # The call of a torch module takes anything; what it means to take is in its `forward`.
-    own = members["forward"] if name == "__call__" and "forward" in members else members[name]
+    own = _method(given, name)
     if not inspect.isfunction(own):
-        return True
+        return own is not None
     pairs = zip(_argument_hints(own), _argument_hints(method), strict=False)
     return all(mine is theirs for mine, theirs in pairs if is_dataclass(mine) and is_dataclass(theirs))
 

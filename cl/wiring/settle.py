@@ -84,10 +84,11 @@ class Settled:
         value = self.resolve(binding.value)
         if fits(value, hint):
             return
-        origin = "".join(f", with {macro}" for macro in self.macros(binding.value))
-        kind = "" if isinstance(value, Reference) else f" ({type(value).__name__})"
+        literal = not any(isinstance(leaf, Reference) for leaf in leaves(value))
+        shown = f"`{text(value)}`" + (f" ({type(value).__name__})" if literal else "")
+        source = "".join(f", by {macro}" for macro in self.macros(binding.value))
         raise ConfigError(
-            f"{binding}{origin}: {show(hint)} is wanted, not `{text(value)}`{kind}. {remedy(value, hint)}"
+            f"{binding.where}: `{binding.name}` takes {show(hint)}, not {shown}{source}. {remedy(value, hint)}"
         )
 
 

@@ -127,7 +127,7 @@ def _content(path: Path, where: str) -> str:
             raise ConfigError(f"{where}: there is no folder {path.parent}. Correct the path.") from None
         hint = nearest(path.name, (file.name for file in path.parent.glob("*.gin")))
         raise ConfigError(f"{where}: there is no file {path.name} in {path.parent}. {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: {path} cannot be read as text: {error}. Give a gin file.") from None
 
 

@@ -62,11 +62,12 @@ def grow(settled: Settled, root: str) -> Node:
 def _grow(
     settled: Settled, reference: Reference, scope: str, origin: Binding | None, above: tuple[tuple[str, str], ...]
 ) -> Node:
-    component = find(reference.selector, origin.where if origin else "the root")
+    where = origin.where if origin else "--root"
+    component = find(reference.selector, where)
     scope = reference.scope or scope
     here = (component.selector, scope)
     if here in above:
-        raise ConfigError(f"{origin}: `{reference}` would build itself, without end. Name another component.")
+        raise ConfigError(f"{where}: `{reference}` would build itself, without end. Name another component.")
     bound = settled.bound(component, scope)
     arguments = {
         name: replace_leaves(
@@ -86,7 +87,7 @@ def _missing(settled: Settled, node: Node) -> Iterator[str]:
         if binding is None:
             # Who calls an uncalled reference may pass what is not bound.
             if parameter.required and node.reference.called:
-                place = f"{node.origin.where}: `{node.reference}`" if node.origin else f"the root `{node.name}`"
+                place = f"{node.origin.where}: `{node.reference}`" if node.origin else f"The root `{node.name}`"
                 yield f"{place} needs `{name}`. Write `{node.name}.{name} = ...` ({hint})."
         else:
             for unset in [binding, *settled.macros(binding.value)]:

@@ -1,0 +1,36 @@
+# The environment in .venv, the install, and the jobs a person types. Every target works on a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECIPE ?= moco_v2
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help train test test-slow check results clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+train: $(BIN)/.installed  ## Install, then train MoCo v2 on the built-in data (RECIPE=simclr for another)
+	$(BIN)/python tools/train.py --gin gin/$(RECIPE).gin
+
+test: $(BIN)/.installed  ## Install, then the tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(BIN)/.installed  ## The tests that take minutes: a short training run of every variant
+	$(BIN)/python -m pytest -n 0 -m slow --durations=15
+
+check: $(BIN)/.installed  ## Style and types
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
+
+results: $(BIN)/.installed  ## The table of the README: every recipe at three seeds; resumable
+	$(BIN)/python tools/results.py
+
+clean:  ## Remove the environment and what tests leave behind
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache *.egg-info

@@ -1,0 +1,120 @@
+"""The table of results: every recipe at several seeds, one row a run, resumable.
+
+A row holds the commit, the seed, the machine's state and a fingerprint of the code and configuration it came from; it
+stays valid until one of those changes. Comments, docstrings and formatting are not part of the fingerprint.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cl import wiring
+
+ROOT = Path(__file__).parent.parent
+ROWS = ROOT / "docs" / "results.jsonl"
+TABLE = ROOT / "README.md"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+RECIPES = {
+    "simclr": "knn",
+    "moco_v2": "knn",
+    "byol": "knn",
+    "supcon": "knn",
+    "supcon_queue": "knn",
+    "clip": "zero_shot",
+}
+"""Recipe to the figure that is quoted for it."""
+
+
+def fingerprint(recipe: str) -> str:
+    """Of the library's code and the recipe's whole configuration."""
+    digest = hashlib.sha256(wiring.read([ROOT / "gin" / f"{recipe}.gin"]).config_str().encode())
+    for path in sorted((ROOT / "cl").rglob("*.py")):
+        if path != Path(__file__):
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                    value = body[0].value
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        body.pop(0)
+            digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def rows() -> list[dict[str, Any]]:
+    """All rows so far."""
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def measure(recipe: str, seed: int) -> dict[str, Any]:
+    """Trains a recipe once, in a process of its own."""
+    commit = _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "cl", "gin") else "")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin"]
+        subprocess.run([*command, "--param", f"cl.train.seed = {seed}", "--out", out], check=True)
+        summary = json.loads((out / "summary.json").read_text())
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "commit": commit,
+        "fingerprint": fingerprint(recipe),
+        "load": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+        **{name: round(value, 4) if isinstance(value, float) else value for name, value in summary.items()},
+    }
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """The README's table: the worst seed is the one quoted."""
+    lines = [
+        "| recipe | test figure, worst seed | all seeds | raw pixels | random start | seconds | samples/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for recipe, figure in RECIPES.items():
+        mine = sorted((row for row in found if row["recipe"] == recipe), key=lambda row: row["seed"])
+        if mine:
+            values = [row[figure] for row in mine]
+            name = {"knn": "kNN", "zero_shot": "zero-shot"}[figure]
+            lines.append(
+                f"| [{recipe}](gin/{recipe}.gin) | {name} **{min(values):.3f}** | "
+                f"{', '.join(f'{value:.3f}' for value in values)} | {mine[0]['knn_raw_pixels']:.3f} | "
+                f"{max(row[f'{figure}_random_init'] for row in mine):.3f} | "
+                f"{max(row['seconds'] for row in mine):.0f} | {min(row['images_per_second'] for row in mine):.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what has no valid row, then writes the table into the README."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES, metavar="RECIPE")
+    arguments.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, metavar="SEED")
+    chosen = arguments.parse_args(argv)
+    ROWS.parent.mkdir(exist_ok=True)
+    for recipe in chosen.recipes:
+        now = fingerprint(recipe)
+        for seed in chosen.seeds:
+            others = [row for row in rows() if (row["recipe"], row["seed"]) != (recipe, seed)]
+            valid = [r for r in rows() if (r["recipe"], r["seed"], r["fingerprint"]) == (recipe, seed, now)]
+            print(f"{recipe}, seed {seed}: {'valid, kept' if valid else 'running'}", flush=True)
+            if not valid:
+                every = [*others, measure(recipe, seed)]
+                every.sort(key=lambda row: (list(RECIPES).index(row["recipe"]), row["seed"]))
+                ROWS.write_text("".join(json.dumps(row) + "\n" for row in every))
+            text = TABLE.read_text()
+            head, tail = text.split(BEGIN)[0], text.split(END)[1]
+            TABLE.write_text(f"{head}{BEGIN}\n{table(rows())}\n{END}{tail}")
+    return 0
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,0 +1,99 @@
+"""The mathematics once more, slowly: Python loops in float64, written from the papers and not from the code."""
+
+from collections.abc import Sequence
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cl.types import Contrast
+
+
+def relation(query: Sequence[int], key: Sequence[int], stale: bool, stale_same: str) -> str:
+    """What one key is to one query: "positive", "negative" or "never met"."""
+    (group, sample, view), (key_group, key_sample, key_view) = query, key
+    if sample == key_sample and stale:
+        return {"positive": "positive", "ignored": "never met", "negative": "negative"}[stale_same]
+    if sample == key_sample and view == key_view:
+        return "never met"
+    return "positive" if group == key_group else "negative"
+
+
+def row_loss(positives: list[Tensor], negatives: list[Tensor]) -> Tensor | None:
+    """Mean over positives of -log(exp(s_p) / sum over all candidates of exp(s)); None without a positive."""
+    if not positives:
+        return None
+    everything = torch.stack([s.exp() for s in positives + negatives]).sum()
+    return torch.stack([-(s.exp() / everything).log() for s in positives]).mean()
+
+
+def info_nce(contrast: Contrast, temperature: float | Tensor, lonely: str = "skip") -> Tensor:
+    """`cl.losses.info_nce.InfoNCE`, row by row and key by key."""
+    losses = []
+    ids = contrast.q_ids.tolist()
+    pool, pool_ids = contrast.pool, contrast.pool_ids.tolist()
+    stale = [False] * len(pool_ids) if contrast.stale is None else contrast.stale.tolist()
+    for i, query in enumerate(ids):
+        found = {"positive": [], "negative": [], "never met": []}
+        if contrast.paired is not None:
+            found["positive"].append((contrast.q[i] * contrast.paired[i]).sum() / temperature)
+        for j, key in enumerate(pool_ids):
+            found[relation(query, key, stale[j], contrast.stale_same)].append(
+                (contrast.q[i] * pool[j]).sum() / temperature
+            )
+        losses.append(row_loss(found["positive"], found["negative"]))
+    if contrast.both_ways:
+        for j, query in enumerate(pool_ids):
+            found = {"positive": [], "negative": [], "never met": []}
+            for i, key in enumerate(ids):
+                found[relation(query, key, False, "ignored")].append((pool[j] * contrast.q[i]).sum() / temperature)
+            losses.append(row_loss(found["positive"], found["negative"]))
+    there = [loss for loss in losses if loss is not None]
+    count = len(losses) if lonely == "count" else max(len(there), 1)
+    return torch.stack(there).sum().reshape(()) / count if there else 0 * (contrast.q.sum() + temperature)
+
+
+def counts(contrast: Contrast) -> tuple[list[int], list[int]]:
+    """Positives of every query, and of every pool row where it is a query too."""
+    ids, pool = contrast.q_ids.tolist(), [] if contrast.pool_ids is None else contrast.pool_ids.tolist()
+    stale = [False] * len(pool) if contrast.stale is None else contrast.stale.tolist()
+    own = 0 if contrast.paired is None else 1
+    of_q = [
+        own + sum(relation(q, k, s, contrast.stale_same) == "positive" for k, s in zip(pool, stale, strict=True))
+        for q in ids
+    ]
+    return of_q, [sum(relation(k, q, False, "ignored") == "positive" for q in ids) for k in pool]
+
+
+KINDS = ("pool", "paired", "queue", "paired and queue", "itself", "both ways")
+
+
+@st.composite
+def contrasts(draw: st.DrawFn, kinds: Sequence[str] = KINDS, least: int = 0) -> Contrast:
+    """Float64 Contrasts of every shape a provider makes. Ids collide often; a sample has one group."""
+    kind = draw(st.sampled_from(kinds))
+    m, n, d = draw(st.integers(1, 6)), draw(st.integers(least, 7)), draw(st.integers(1, 4))
+    group = draw(st.lists(st.integers(0, 2), min_size=6, max_size=6))
+    number = st.tuples(st.integers(0, 5), st.integers(0, 2))
+
+    def ids(count):
+        found = [(group[sample], sample, view) for sample, view in draw(st.lists(number, min_size=count, max_size=count))]
+        return torch.tensor(found, dtype=torch.int64).view(-1, 3)
+
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+
+    def rows(count):
+        return torch.randn(count, d, generator=generator, dtype=torch.float64)
+
+    q, q_ids = rows(m), ids(m)
+    if kind == "itself":
+        return Contrast(q, q_ids, pool=q, pool_ids=q_ids, pool_is_q=True)
+    pool, pool_ids = rows(n), ids(n)
+    if kind == "both ways":
+        return Contrast(q, q_ids, pool=pool, pool_ids=pool_ids, both_ways=True)
+    paired = rows(m) if "paired" in kind else None
+    if "queue" not in kind:
+        return Contrast(q, q_ids, paired, pool, pool_ids)
+    stale = torch.tensor(draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool)
+    rule = draw(st.sampled_from(["positive", "ignored", "negative"]))
+    return Contrast(q, q_ids, paired, pool, pool_ids, stale=stale, stale_same=rule)

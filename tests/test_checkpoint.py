@@ -1,0 +1,166 @@
+import errno
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cl.checkpoint
+from cl.checkpoint import Checkpoint, read, read_last, write
+from cl.errors import CheckpointError
+
+
+def checkpoint(step=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    conv = torch.randn(2, 3, 3, 3, generator=generator).contiguous(memory_format=torch.channels_last)
+    return Checkpoint(
+        step=step,
+        model={"conv": conv, "fill": torch.tensor([2]), "half": torch.ones(2, dtype=torch.bfloat16)},
+        optimizer={"conv|exp_avg": conv * 2, "conv|step": torch.tensor(3.0)},
+        state={"views": {"epoch": 1, "position": 8}, "hooks": [{}, {"in_a_row": 2}], "notes": {"knn": 0.5}},
+        rng=torch.get_rng_state(),
+    )
+
+
+def equal(one, other):
+    def same(a, b):
+        return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+    return (
+        (one.step, one.state) == (other.step, other.state)
+        and same(one.model, other.model)
+        and same(one.optimizer, other.optimizer)
+        and torch.equal(one.rng, other.rng)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def test_reads_what_was_written(folder):
+    written = checkpoint()
+    path = write(folder, written)
+    assert path.name == "step-00000003" and equal(read(path), written) and equal(read_last(folder), written)
+    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def test_the_newest_are_kept_and_last_points_at_the_newest(folder):
+    for step in (9, 10, 11, 120):
+        write(folder, checkpoint(step), keep=2)
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000011", "step-00000120"]
+    assert read_last(folder).step == 120 and not list(folder.glob(".*"))
+
+
+def test_the_same_step_may_be_written_again(folder):
+    write(folder, checkpoint(seed=0))
+    write(folder, checkpoint(seed=1))
+    assert equal(read_last(folder), checkpoint(seed=1))
+
+
+FILES = st.sampled_from(["model.safetensors", "optimizer.safetensors", "state.json"])
+
+
+@given(FILES, st.floats(0, 0.999))
+def test_a_truncated_file_is_refused_and_named(tmp_path_factory, name, fraction):
+    path = write(tmp_path_factory.mktemp("cut"), checkpoint())
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(CheckpointError, match=str(path)) as error:
+        read(path)
+    assert error.value.code == 5
+
+
+@given(st.sampled_from(["model.safetensors", "optimizer.safetensors"]), st.data())
+def test_a_flipped_bit_is_refused_and_named(tmp_path_factory, name, data):
+    path = write(tmp_path_factory.mktemp("flip"), checkpoint())
+    content = bytearray((path / name).read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (path / name).write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"{name}.*checksum"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_missing_file_is_refused(folder, name):
+    path = write(folder, checkpoint())
+    (path / name).unlink()
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        read_last(folder)
+
+
+class Malicious:
+    def __init__(self, sentinel: Path):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return (Path.touch, (self.sentinel,))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
+    path, sentinel = write(folder, checkpoint()), tmp_path / "executed"
+    content = pickle.dumps(Malicious(sentinel))
+    (path / name).write_bytes(content)
+    if name != "state.json":  # an attacker can write checksums too
+        about = json.loads((path / "state.json").read_text())
+        about["sha256"][name] = cl.checkpoint.hashlib.sha256(content).hexdigest()
+        (path / "state.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=str(path)):
+        read_last(folder)
+    assert not sentinel.exists()
+
+
+def test_nothing_to_resume_from(folder):
+    with pytest.raises(CheckpointError, match="without --resume"):
+        read_last(folder)
+    folder.mkdir()
+    (folder / "last").write_text("step-00000009")
+    with pytest.raises(CheckpointError, match="step-00000009 is not a whole checkpoint"):
+        read_last(folder)
+
+
+@pytest.mark.parametrize("when", range(6))
+def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
+    """The disk is full at each of the writes in turn."""
+    write(folder, checkpoint(1))
+    real, calls = cl.checkpoint.write_synced, []
+
+    def full(path, content):
+        calls.append(path.name)
+        if len(calls) > when:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(cl.checkpoint, "write_synced", full)
+    if when < 4:
+        with pytest.raises(CheckpointError, match="No space left") as error:
+            write(folder, checkpoint(2))
+        assert error.value.code == 5 and str(folder) in str(error.value)
+        assert read_last(folder).step == 1
+    else:
+        write(folder, checkpoint(2))
+    monkeypatch.undo()
+    write(folder, checkpoint(3))
+    assert equal(read_last(folder), checkpoint(3)) and not [p for p in folder.glob(".step*") if p.is_dir()]
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        write(tmp_path / "checkpoints", checkpoint())
+
+
+def test_leftovers_of_a_killed_save_are_ignored(folder):
+    write(folder, checkpoint(1))
+    shutil.copytree(folder / "step-00000001", folder / ".step-00000002.4711")  # before the rename
+    assert read_last(folder).step == 1
+    (folder / ".step-00000002.4711").rename(folder / "step-00000002")  # after it, before `last`
+    assert read_last(folder).step == 1
+    write(folder, checkpoint(2))
+    assert equal(read_last(folder), checkpoint(2))

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import contrasts, counts, relation
+from tiny import block, embeddings, pictures, rows
+
+from cl.types import Contrast, Embeddings, Views
+
+HASH = st.integers(0, 2**57 - 1)
+
+
+@given(contrasts())
+def test_relation_is_the_definition(contrast):
+    met, positive = contrast.relation()
+    stale = [False] * len(contrast.pool_ids) if contrast.stale is None else contrast.stale.tolist()
+    for i, query in enumerate(contrast.q_ids.tolist()):
+        for j, key in enumerate(contrast.pool_ids.tolist()):
+            expected = relation(query, key, stale[j], contrast.stale_same)
+            assert bool(met[i, j]) == (expected != "never met")
+            assert bool(positive[i, j]) == (expected == "positive")
+
+
+@given(contrasts(), st.data())
+def test_relation_of_a_slice_is_the_slice_of_the_relation(contrast, data):
+    start = data.draw(st.integers(0, len(contrast.q)))
+    stop = data.draw(st.integers(start, len(contrast.q)))
+    for part, whole in zip(contrast.relation(slice(start, stop)), contrast.relation(), strict=True):
+        assert torch.equal(part, whole[start:stop])
+
+
+@given(contrasts())
+def test_counts_from_ids_are_sums_of_the_relation(contrast):
+    of_q, of_pool = counts(contrast)
+    _, positive = contrast.relation()
+    assert contrast.positives.tolist() == of_q
+    assert contrast.positives.tolist() == (positive.sum(dim=1) + (contrast.paired is not None)).tolist()
+    contributing = sum(count > 0 for count in of_q)
+    if contrast.both_ways:
+        assert contrast.positives_of_pool.tolist() == of_pool == positive.sum(dim=0).tolist()
+        contributing += sum(count > 0 for count in of_pool)
+    assert contrast.contributing.item() == contributing
+
+
+@given(st.lists(st.tuples(HASH, st.integers(0, 63)), min_size=1, max_size=20), st.integers(0, 2))
+def test_counts_hold_for_hashes(numbers, twice):
+    ids = torch.tensor([(sample, sample, view) for sample, view in numbers + numbers[:twice]])
+    z = torch.zeros(len(ids), 2)
+    contrast = Contrast(z, ids, pool=z, pool_ids=ids)
+    assert torch.equal(contrast.positives, contrast.relation()[1].sum(dim=1))
+
+
+def test_a_contrast_without_a_pool_counts_its_pairs():
+    contrast = Contrast(rows(3, 2), block([0, 1, 2], 0), paired=rows(3, 2))
+    assert contrast.positives.tolist() == [1, 1, 1] and contrast.contributing == 3
+    with pytest.raises(AssertionError, match="without a pool"):
+        contrast.relation()
+
+
+@given(st.integers(1, 6))
+def test_pairs_are_simclr_and_both_ways_clip(b):
+    z0, z1 = rows(b, 3), rows(b, 3, seed=1)
+    simclr, clip = Contrast.pairs(z0, z1), Contrast.pairs(z0, z1, both_ways=True)
+    met, positive = simclr.relation()
+    eye = torch.eye(2 * b, dtype=torch.bool)
+    assert torch.equal(met, ~eye) and torch.equal(positive, eye.roll(b, dims=1))
+    met, positive = clip.relation()
+    assert met.all() and torch.equal(positive, torch.eye(b, dtype=torch.bool))
+    assert simclr.contributing == clip.contributing == 2 * b
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=8))
+def test_of_labels_is_supcon(labels):
+    label = torch.tensor(labels)
+    met, positive = Contrast.of(rows(len(labels), 3), label).relation()
+    others = ~torch.eye(len(labels), dtype=torch.bool)
+    assert torch.equal(met, others) and torch.equal(positive, (label[:, None] == label) & others)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True))
+def test_joined_parts_are_the_whole_batch(b, parts, q_views):
+    k_views = q_views[:2]
+    pieces = [embeddings(b, q_views, k_views, first=10 * part, seed=part) for part in range(parts)]
+    whole = Embeddings.joined(pieces)
+    assert whole.q_views == tuple(q_views) and whole.k_views == tuple(k_views)
+    for view in q_views:
+        for ours, theirs in zip(whole.q_of(view), zip(*(piece.q_of(view) for piece in pieces), strict=True), strict=True):
+            assert torch.equal(ours, torch.cat(theirs))
+    for view in k_views:
+        theirs = zip(*(piece.key_of(view) for piece in pieces), strict=True)
+        for ours, expected in zip(whole.key_of(view), theirs, strict=True):
+            assert torch.equal(ours, torch.cat(expected))
+
+
+def test_joined_queries_stay_the_keys():
+    whole = Embeddings.joined([embeddings(2, (0, 1)), embeddings(2, (0, 1), first=2, seed=1)])
+    assert whole.k is None and whole.keys is whole.q and whole.key_views == (0, 1)
+    assert whole.key_of(1)[1].tolist() == [[s, s, 1] for s in range(4)]
+
+
+@given(st.integers(1, 4), st.permutations([0, 1, 2]))
+def test_blocks_come_in_the_order_asked_for(b, order):
+    whole = embeddings(b, (0, 1, 2), (2, 0))
+    _, ids = whole.q_of(*order)
+    assert ids[:, 2].tolist() == [view for view in order for _ in range(b)]
+    keys, ids = whole.key_of(0)
+    assert torch.equal(keys, whole.k[b:]) and set(ids[:, 2].tolist()) == {0}
+    assert all(torch.equal(a, b) for a, b in zip(whole.key_of_everywhere(0), (keys, ids), strict=True))
+
+
+def test_detached_rows_have_no_graph():
+    q = rows(2, 3).requires_grad_()
+    whole = Embeddings(q * 1, block([0, 1], 0), (0,), q * 2, block([0, 1], 1), (1,)).detached()
+    assert not whole.q.requires_grad and not whole.k.requires_grad
+
+
+def test_views_select_and_number_their_crops():
+    views = pictures(3, views=3)
+    chosen = views.select((2, 0))
+    assert chosen.numbers == (2, 0) and chosen.crops[0] is views.crops[2] and chosen.crops[1] is views.crops[0]
+    assert chosen.ids(2).tolist() == [[0, 0, 2], [1, 1, 2], [2, 2, 2]]
+    moved = views.to(torch.device("cpu"), torch.channels_last)
+    assert moved.crops[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(moved.crops[0], views.crops[0])
+    assert moved.keys == views.keys
+
+
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(Exception, match=r"(?i)type-check"):
+        Views(crops=(), numbers=(), group=torch.zeros(3, dtype=torch.int64), sample=torch.zeros(2, dtype=torch.int64))
+
+

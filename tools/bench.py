@@ -1,0 +1,25 @@
+"""Benchmarks that compare two things in one run and report the ratio."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cl.bench import step
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    one = kinds.add_parser("step", help="the framework's training step against a loop written by hand")
+    one.add_argument("--gin", type=Path, default=Path("gin/simclr.gin"), help="a SimCLR recipe; default gin/simclr.gin")
+    one.add_argument("--blocks", type=int, default=15, help="pairs of blocks; default 15")
+    one.add_argument("--steps", type=int, default=20, help="steps a block; default 20")
+    one.add_argument("--param", action="append", default=[], metavar="BINDING")
+    chosen = parser.parse_args()
+    step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
