@@ -161,15 +161,16 @@ class Training:
 
     def step(self, step: Step, batches: Iterator[Views], folder: RunFolder) -> tuple[StepOutput, dict[str, Tensor]]:
         """One applied optimizer step and its hooks: the applied output, and what the hooks measured."""
-        applied = None
+        applied, keys = None, []
         while applied is None:
             views = next(batches)
+            keys += views.keys
             try:
                 output = self.engine(views)
                 self.engine.backward(output)
                 applied = self.engine.step(step)
             except NumericError as error:
-                folder.write_json("bad_batch.json", {"step": step.index, "keys": list(views.keys)})
+                folder.write_json("bad_batch.json", {"step": step.index, "keys": keys})
                 raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
         measured: dict[str, Tensor] = {}
         for hook in self.hooks:

@@ -1,12 +1,18 @@
 """Shape annotations run as checks in every test; randomness and threads are fixed."""
 
 import os
+from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 install_import_hook("cl", "beartype.beartype")
+
+from cl.views.write_shards import write_shards  # noqa: E402, the hook comes first
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -14,3 +20,21 @@ settings.register_profile(
 )
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen noisy pictures of 40 x 48 pixels with a label and a caption, as shards with an index."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (16, 40, 48, 3), generator=generator, dtype=torch.uint8).numpy()
+    folder = tmp_path_factory.mktemp("toy") / "shards"
+    samples = [
+        (f"{i:03d}", {"png": _png(image), "cls": str(i % 4).encode(), "txt": f"noise {i}".encode()})
+        for i, image in enumerate(images)
+    ]
+    write_shards(folder, "toy", samples, per_shard=8)
+    return folder
+
+
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()

@@ -73,14 +73,16 @@ def contrasts(draw: st.DrawFn, kinds: Sequence[str] = KINDS, least: int = 0) -> 
     """Float64 Contrasts of every shape a provider makes. Ids collide often; a sample has one group."""
     kind = draw(st.sampled_from(kinds))
     m, n, d = draw(st.integers(1, 6)), draw(st.integers(least, 7)), draw(st.integers(1, 4))
-    group = draw(st.lists(st.integers(0, 2), min_size=6, max_size=6))
-    number = st.tuples(st.integers(0, 5), st.integers(0, 2))
+    # Ids from a seed and not one by one: drawn numbers would cluster at their simplest, and few rules would be met.
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    group = torch.randint(0, 3, (4,), generator=generator)
 
     def ids(count):
-        found = [(group[sample], sample, view) for sample, view in draw(st.lists(number, min_size=count, max_size=count))]
-        return torch.tensor(found, dtype=torch.int64).view(-1, 3)
-
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+        sample, view = (
+            torch.randint(0, 4, (count,), generator=generator),
+            torch.randint(0, 2, (count,), generator=generator),
+        )
+        return torch.stack([group[sample], sample, view], dim=1)
 
     def rows(count):
         return torch.randn(count, d, generator=generator, dtype=torch.float64)
@@ -94,6 +96,6 @@ def contrasts(draw: st.DrawFn, kinds: Sequence[str] = KINDS, least: int = 0) -> 
     paired = rows(m) if "paired" in kind else None
     if "queue" not in kind:
         return Contrast(q, q_ids, paired, pool, pool_ids)
-    stale = torch.tensor(draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool)
+    stale = torch.rand(n, generator=generator) < 0.5
     rule = draw(st.sampled_from(["positive", "ignored", "negative"]))
     return Contrast(q, q_ids, paired, pool, pool_ids, stale=stale, stale_same=rule)

@@ -84,7 +84,9 @@ def test_joined_parts_are_the_whole_batch(b, parts, q_views):
     whole = Embeddings.joined(pieces)
     assert whole.q_views == tuple(q_views) and whole.k_views == tuple(k_views)
     for view in q_views:
-        for ours, theirs in zip(whole.q_of(view), zip(*(piece.q_of(view) for piece in pieces), strict=True), strict=True):
+        for ours, theirs in zip(
+            whole.q_of(view), zip(*(piece.q_of(view) for piece in pieces), strict=True), strict=True
+        ):
             assert torch.equal(ours, torch.cat(theirs))
     for view in k_views:
         theirs = zip(*(piece.key_of(view) for piece in pieces), strict=True)
@@ -120,12 +122,12 @@ def test_views_select_and_number_their_crops():
     assert chosen.numbers == (2, 0) and chosen.crops[0] is views.crops[2] and chosen.crops[1] is views.crops[0]
     assert chosen.ids(2).tolist() == [[0, 0, 2], [1, 1, 2], [2, 2, 2]]
     moved = views.to(torch.device("cpu"), torch.channels_last)
-    assert moved.crops[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(moved.crops[0], views.crops[0])
+    assert moved.crops[0].is_contiguous(memory_format=torch.channels_last) and torch.equal(
+        moved.crops[0], views.crops[0]
+    )
     assert moved.keys == views.keys
 
 
 def test_shapes_are_checked_while_tests_run():
     with pytest.raises(Exception, match=r"(?i)type-check"):
         Views(crops=(), numbers=(), group=torch.zeros(3, dtype=torch.int64), sample=torch.zeros(2, dtype=torch.int64))
-
-

@@ -2,17 +2,16 @@
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional, Protocol, TypeVar, runtime_checkable
 
 import gin
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,7 +22,14 @@ from cl.wiring.components import parameters
 from cl.wiring.fits import fits, show
 from cl.wiring.values import REQUIRED, Macro, Reference, text
 
+if TYPE_CHECKING:
+    from shop import Customer, Receipt
+
 BUILT: list[str] = []
+
+
+class Point(NamedTuple):
+    x: int
 
 
 @dataclass
@@ -127,6 +133,16 @@ def front_wheel(radius: float) -> Wheel:
 
 
 @gin.register
+def wheel_perhaps() -> "Wheel | None":
+    return None
+
+
+@gin.register
+def paid(bell: Bell, by: "Customer", price: float = 1.0) -> "Receipt":
+    raise NotImplementedError
+
+
+@gin.register
 def whatever(x: int = 0):
     return x
 
@@ -148,6 +164,7 @@ class Bicycle:
         spare: Rolls | None = None,
         anything: Any = None,
         limit: float = math.inf,
+        basket: int = None,  # noqa: RUF013
         seed: int = 0,
         machine: torch.device = torch.device("cpu"),  # noqa: B008
     ):
@@ -635,7 +652,7 @@ def test_a_mistake_among_what_fell_away_is_still_a_mistake(write):
         ("toy.bicycle.kind = @Bell()", ["takes Literal['city', 'race']"]),
         (
             "toy.bicycle.spare = @Bell()",
-            ["takes Rolls | None", "`@Bell()`", "What fits: @DiscWheel(), @Wheel(), @front_wheel()."],
+            ["takes Rolls | None", "`@Bell()`", "What fits: @DiscWheel(), @Wheel(), @front_wheel(), @wheel_perhaps()."],
         ),
         ("toy.bicycle.spare = @Rower()", ["takes Rolls | None", "`@Rower()`"]),
         ("toy.bicycle.spare = @Wheel", ["takes Rolls | None", "Write `@Wheel()`"]),
@@ -714,6 +731,7 @@ CASES = [
     ("a", Optional[int], False),  # noqa: UP045
     (REQUIRED, int, True),
     (3, "a hint in quotes", True),
+    (3, 5, True),  # not a type
     (Reference("", "Wheel", False), type[Wheel], True),
     (Reference("", "Wheel", False), type[Rolls], True),
     (Reference("", "Wheel", True), type[Wheel], False),
@@ -728,6 +746,8 @@ CASES = [
     (Reference("", "front_wheel", True), Wheel, True),
     (Reference("", "front_wheel", True), Bell, False),
     (Reference("", "front_wheel", False), Callable[[float], Rolls], True),
+    (Reference("", "wheel_perhaps", True), Rolls, True),
+    (Reference("", "wheel_perhaps", True), Bell, False),
     (Reference("", "Wheel", False), Callable[..., Bell], False),
     (Reference("", "Wheel", False), Callable, True),
     (Reference("", "Painter", True), Callable[[str], str], True),
@@ -831,6 +851,7 @@ def test_config_and_operative_round_trip(write):
     settings = read(write(RICH))
     again = read(write(settings.config_str(), "config.gin"))
     assert again.config_str() == settings.config_str()
+    assert settings.config_str().index("RADIUS = ") < settings.config_str().index("toy.bicycle")
     assert again.tree() == settings.tree()
     operative = read(write(settings.operative_str(), "operative.gin"))
     assert operative.operative_str() == settings.operative_str()
@@ -846,6 +867,7 @@ def test_operative_has_the_defaults(write):
     assert "front/Wheel.spokes = 32\n" in settings.operative_str()
     assert "toy.bicycle.limit = 1e999\n" in settings.operative_str()
     assert "machine" not in settings.operative_str()  # gin cannot write a device
+    assert "basket" not in settings.operative_str()  # its default would be refused when read
     assert "32" not in settings.config_str()
 
 
@@ -877,6 +899,8 @@ LITERALS = st.recursive(
 
 
 @given(LITERALS)
+@example(-math.inf)
+@example(-0.0)
 def test_every_literal_round_trips(value):
     settings = read(params=["toy.bicycle.wheels = []", f"toy.bicycle.anything = {text(value)}"])
     back = settings.value("anything", None)
@@ -893,7 +917,9 @@ def test_references_round_trip(references):
     assert [isinstance(each, type) for each in objects] == [not reference.called for reference in references]
 
 
-@pytest.mark.parametrize("value", [math.nan, {1, 2}, object(), torch.float32, 1 + 2j, [math.nan], os.curdir.__len__])
+@pytest.mark.parametrize(
+    "value", [math.nan, {1, 2}, Point(1), object(), torch.float32, 1 + 2j, [math.nan], os.curdir.__len__]
+)
 def test_what_gin_cannot_write(value):
     with pytest.raises(ValueError, match="gin cannot write"):
         text(value)
@@ -901,6 +927,17 @@ def test_what_gin_cannot_write(value):
 
 def test_text_of_references():
     assert text([Reference("a", "B", True), Reference("", "B", False), Macro("C")]) == "[@a/B(), @B, %C]"
+
+
+def test_one_component_by_two_names_round_trips(write):
+    settings = read(write(GOOD + f"toy.bicycle.anything = [@Bell(), @{__name__}.Bell()]\n"))
+    read(write(settings.operative_str(), "operative.gin"))
+
+
+def test_annotations_for_type_checkers_only_are_not_checked():
+    known = parameters(paid)
+    assert (known["bell"].hint, known["by"].hint, known["price"].hint) == (Bell, Any, float)
+    assert fits(Reference("", "paid", True), Wheel)
 
 
 def test_tree(write):

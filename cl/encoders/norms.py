@@ -3,9 +3,20 @@
 Pass one by reference: `MLP.norm = @BatchNorm`, `SmallResNet.norm = @SplitBatchNorm` and `SplitBatchNorm.splits = 8`.
 """
 
+from collections.abc import Callable
+
 import gin
 import torch
 from torch import Tensor, nn
+
+
+def placed_norm(norm: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
+    """As timm calls a `norm_layer`: with a device and a dtype, which modules get later."""
+
+    def layer(width: int, *, device: object = None, dtype: object = None) -> nn.Module:
+        return norm(width)
+
+    return layer
 
 
 @gin.register

@@ -6,7 +6,7 @@ import gin
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from cl.encoders.norms import BatchNorm
+from cl.encoders.norms import BatchNorm, placed_norm
 from cl.encoders.small_stem import with_small_stem
 
 
@@ -22,10 +22,12 @@ def small_resnet(
     if len(widths) != 4:
         raise ValueError(f"SmallResNet has four stages: give four widths, not {tuple(widths)}")
 
-    def layer(width: int, **_: object) -> nn.Module:  # timm adds device and dtype
-        return norm(width)
-
     trunk = ResNet(
-        BasicBlock, (1, 1, 1, 1), channels=tuple(widths), stem_width=widths[0], num_classes=0, norm_layer=layer
+        BasicBlock,
+        (1, 1, 1, 1),
+        channels=tuple(widths),
+        stem_width=widths[0],
+        num_classes=0,
+        norm_layer=placed_norm(norm),
     )
     return with_small_stem(trunk, stride)

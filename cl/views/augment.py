@@ -1,6 +1,6 @@
 """Augmentation of whole batches of small pictures, on whichever device they are.
 
-Crop, flip and rotation compose into one affine map in space, applied with one bilinear resampling. Brightness,
+Crop, flip, rotation and shear compose into one affine map in space, applied with one bilinear resampling. Brightness,
 contrast, saturation, hue and gray are all affine in colour and compose into one 3x4 matrix a picture. A Gaussian blur
 is one matrix along either side.
 
@@ -31,7 +31,7 @@ from cl.views.samples import Samples
 
 _LUMA = (0.299, 0.587, 0.114)
 _YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-_DRAWS = 15
+_DRAWS = 16
 
 
 @gin.register
@@ -47,6 +47,7 @@ class BatchAugment:
         ratio: range of a crop's width / height, drawn uniformly in its logarithm.
         flip: probability of a mirror image.
         rotate: largest rotation to either side, in degrees, about the crop's centre.
+        shear: largest slant to either side, in degrees, as torchvision's RandomAffine has it.
         jitter: probability that brightness, contrast, saturation and hue change, all together.
         brightness: a factor from [max(0, 1 - brightness), 1 + brightness].
         contrast: a factor about the view's mean luma, from the same range.
@@ -67,6 +68,7 @@ class BatchAugment:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         rotate: float = 0.0,
+        shear: float = 0.0,
         jitter: float = 0.8,
         brightness: float = 0.4,
         contrast: float = 0.4,
@@ -92,11 +94,14 @@ class BatchAugment:
             raise ValueError(f"BatchAugment.hue is in full turns: from 0 to 0.5, got {hue}")
         if not 0 <= rotate <= 180:
             raise ValueError(f"BatchAugment.rotate is in degrees: from 0 to 180, got {rotate}")
+        if not 0 <= shear < 90:
+            raise ValueError(f"BatchAugment.shear is in degrees: from 0 to below 90, got {shear}")
         self.size = size
         self.crop = crop
         self.ratio = ratio
         self.flip = flip
         self.rotate = rotate
+        self.shear = shear
         self.jitter = jitter
         self.brightness = brightness
         self.contrast = contrast
@@ -118,10 +123,10 @@ class BatchAugment:
         u = uniforms(seed, epoch, sample, view, _DRAWS).unbind(dim=1)
         x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         area, ratio, left, top, flip, turn = u[:6]
-        x = self._resample(x, area, ratio, left, top, flip, turn)
+        x = self._resample(x, area, ratio, left, top, flip, turn, u[15])
         jitter, brightness, contrast, saturation, hue, gray = u[6:12]
         x = self._recolour(x, jitter, brightness, contrast, saturation, hue, gray)
-        blur, sigma, solarize = u[12:]
+        blur, sigma, solarize = u[12:15]
         if self.blur > 0:
             low, high = self.sigma
             x = gaussian_blur(x, (low + (high - low) * sigma) * (blur < self.blur))
@@ -130,7 +135,15 @@ class BatchAugment:
         return x
 
     def _resample(
-        self, x: Tensor, area: Tensor, ratio: Tensor, left: Tensor, top: Tensor, flip: Tensor, turn: Tensor
+        self,
+        x: Tensor,
+        area: Tensor,
+        ratio: Tensor,
+        left: Tensor,
+        top: Tensor,
+        flip: Tensor,
+        turn: Tensor,
+        slant: Tensor,
     ) -> Tensor:
         h, w = x.shape[-2:]
         area = h * w * (self.crop[0] + (self.crop[1] - self.crop[0]) * area)
@@ -142,8 +155,9 @@ class BatchAugment:
         x0, y0 = (w - crop_w) * (left - 0.5), (h - crop_h) * (top - 0.5)
         angle = (2 * turn - 1) * (self.rotate * pi / 180)
         cos, sin, mirror = angle.cos(), angle.sin(), 1 - 2 * (flip < self.flip).float()
-        rows = [cos * crop_w * mirror / w, -sin * crop_h / w, 2 * x0 / w]
-        rows += [sin * crop_w * mirror / h, cos * crop_h / h, 2 * y0 / h]
+        lean = ((2 * slant - 1) * (self.shear * pi / 180)).tan()
+        rows = [cos * crop_w * mirror / w, (cos * lean - sin) * crop_h / w, 2 * x0 / w]
+        rows += [sin * crop_w * mirror / h, (sin * lean + cos) * crop_h / h, 2 * y0 / h]
         theta = rearrange(torch.stack(rows), "(i j) b -> b i j", i=2)
         grid = F.affine_grid(theta, [len(x), x.shape[1], self.size, self.size], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)

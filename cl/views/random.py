@@ -28,7 +28,8 @@ def uniforms(seed: int, epoch: int, sample: Int64[Tensor, "b"], view: int, count
         state = _mix_int((state ^ part) + _WEYL & _MASK)
     # Two rounds for the sample, so that ids which differ in one bit share nothing.
     rows = _mix(_mix(sample ^ _signed(state)) + _signed(_WEYL))
-    steps = torch.tensor([_signed(_WEYL * (i + 1) & _MASK) for i in range(count)], device=sample.device)
+    counters = [_signed(_WEYL * (i + 1) & _MASK) for i in range(count)]
+    steps = torch.tensor(counters, dtype=torch.int64, device=sample.device)
     bits = _shift(_mix(rows[:, None] + steps), 40)
     return bits.float() * 2.0**-24
 

@@ -61,7 +61,7 @@ class ReferenceAugment:
             ]
         )
 
-    def __call__(self, sample: Sample) -> Float[Tensor, "c s s"]:
+    def one(self, sample: Sample) -> Float[Tensor, "c s s"]:
         """A view in [0, 1]; draws from torch's generator, which the caller has seeded for this view."""
         picture: UInt8[Tensor, "c h w"] = sample.image
         return self.transform(picture)

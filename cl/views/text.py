@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cl.components import Capability
-from cl.views.samples import Samples
+from cl.views.samples import Sample, Samples
 
 
 @runtime_checkable
@@ -62,6 +62,10 @@ class Captions:
         distinct = sorted(set(samples.captions))
         row = {caption: index for index, caption in enumerate(distinct)}
         return self.tokenizer(distinct)[torch.tensor([row[caption] for caption in samples.captions])]
+
+    def one(self, sample: Sample) -> Tensor:
+        """One caption's token ids."""
+        return self.tokenizer([sample.caption])[0]
 
     def __call__(self, rows: Tensor, sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int) -> Tensor:
         """Nothing is random about a text."""

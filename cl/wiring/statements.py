@@ -134,9 +134,7 @@ def _content(path: Path, where: str) -> str:
 def _parse(content: str, place: Callable[[int], str]) -> Iterator[Any]:
     line = 1
     try:
-        parser = config_parser.ConfigParser(content, _Delegate())
-        # Not `for statement in parser`: that takes text which breaks off for the end.
-        while statement := parser.parse_statement():
+        for statement in config_parser.ConfigParser(content, _Delegate()):
             line = statement.location.line_num
             yield statement
         return
@@ -144,8 +142,8 @@ def _parse(content: str, place: Callable[[int], str]) -> Iterator[Any]:
         message, line = str(error.msg), error.lineno or line
     except tokenize.TokenError as error:
         message, (line, _) = error.args
-    except (ValueError, TypeError, RecursionError, StopIteration) as error:
-        message = f"{error or 'it breaks off'} (after this line)"
+    except (ValueError, TypeError, RecursionError) as error:
+        message = f"{error} (after this line)"
     if token := re.search(r"Failed to parse token '(.*)'", message):
         message = f"{token[1]} is not a value; text needs quotes"
     message = " ".join(message.split()).rstrip(".")

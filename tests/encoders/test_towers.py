@@ -91,7 +91,12 @@ def test_routes_that_share_a_trunk_run_it_once():
 def test_slip_is_two_embeddings_of_one_encoder():
     image = Tower(trunk(), {"clip": nn.Linear(8, 4), "ssl": nn.Linear(8, 3)})
     text = Tower(Words(), {"clip": nn.Linear(8, 4)})
-    routes = [(0, "image", "clip", "clip"), (1, "text", "clip", "clip"), (2, "image", "ssl", "ssl"), (3, "image", "ssl", "ssl")]
+    routes = [
+        (0, "image", "clip", "clip"),
+        (1, "text", "clip", "clip"),
+        (2, "image", "ssl", "ssl"),
+        (3, "image", "ssl", "ssl"),
+    ]
     encoder = Towers({"image": image, "text": text}, routes)
     assert encoder.embeddings == {"clip", "ssl"} and encoder.views == {0, 1, 2, 3} and encoder.modalities == 2
     batch = pictures(3, views=3)

@@ -59,7 +59,9 @@ def test_learned_temperature_is_the_loops(contrast, initial):
 
 @given(contrasts(), TEMPERATURE)
 def test_float32_agrees_with_float64(contrast, temperature):
-    single = {name: getattr(contrast, name).float() for name in ("q", "pool", "paired") if getattr(contrast, name) is not None}
+    single = {
+        name: getattr(contrast, name).float() for name in ("q", "pool", "paired") if getattr(contrast, name) is not None
+    }
     ours = InfoNCE(temperature)(replace(contrast, **single))
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), InfoNCE(temperature)(contrast), rtol=1e-5, atol=1e-5)
@@ -286,7 +288,9 @@ def test_zero_vectors_and_an_identical_batch():
 
 @given(contrasts(), TEMPERATURE)
 def test_autocast_changes_nothing(contrast, temperature):
-    single = {name: getattr(contrast, name).float() for name in ("q", "pool", "paired") if getattr(contrast, name) is not None}
+    single = {
+        name: getattr(contrast, name).float() for name in ("q", "pool", "paired") if getattr(contrast, name) is not None
+    }
     contrast, loss = replace(contrast, **single), InfoNCE(temperature)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(contrast)

@@ -22,7 +22,9 @@ class Net(nn.Module):
 
 
 TRAINED = [name for name, p in Net().named_parameters() if p.requires_grad]
-PATTERNS = st.lists(st.sampled_from(["trunk", r"\.weight$", "predictor", "bias", r"trunk\.0", ".*", "scale"]), max_size=4)
+PATTERNS = st.lists(
+    st.sampled_from(["trunk", r"\.weight$", "predictor", "bias", r"trunk\.0", ".*", "scale"]), max_size=4
+)
 
 
 def where(groups):
@@ -32,9 +34,7 @@ def where(groups):
 @given(PATTERNS)
 def test_the_first_rule_that_matches_wins(patterns):
     rules = [Rule(pattern, rate=10.0 + i) for i, pattern in enumerate(patterns)]
-    winner = {
-        name: next((rule for rule in rules if re.search(rule.pattern, name)), None) for name in TRAINED
-    }
+    winner = {name: next((rule for rule in rules if re.search(rule.pattern, name)), None) for name in TRAINED}
     idle = [rule for rule in rules if rule not in winner.values()]
     if idle:
         with pytest.raises(ConfigError, match=re.escape(repr(idle[0].pattern))):

@@ -28,7 +28,11 @@ def same(one, other):
 
 def test_is_a_view_source():
     assert isinstance(source(), ViewSource) and isinstance(Noise(), Transform)
-    assert source().views == 2 and source().provides == {"labels", "captions"} and source(group=ByLabel()).needs == {"labels"}
+    assert (
+        source().views == 2
+        and source().provides == {"labels", "captions"}
+        and source(group=ByLabel()).needs == {"labels"}
+    )
 
 
 @given(N, st.data(), st.integers(0, 5))
@@ -61,7 +65,7 @@ def test_epochs_and_seeds_have_other_orders_and_other_views():
     assert first.keys != second.keys and sorted(first.keys) == sorted(second.keys)
     (other,) = take(source(12, 12), 1, seed=1)
     assert other.keys != first.keys
-    of = {key: crop for key, crop in zip(first.keys, first.crops[0], strict=True)}
+    of = dict(zip(first.keys, first.crops[0], strict=True))
     assert not any(torch.equal(of[key], crop) for key, crop in zip(second.keys, second.crops[0], strict=True))
 
 

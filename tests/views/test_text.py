@@ -21,7 +21,7 @@ def test_end_of_text_is_the_largest_id_and_survives_truncation(context, texts):
     for row in tokens.tolist():
         end = row.index(END)
         assert max(row) == END and row.count(END) == 1
-        assert set(row[end + 1 :]) <= {0} and 0 <= min(row)
+        assert set(row[end + 1 :]) <= {0} and min(row) >= 0
 
 
 def test_the_reference_ids():

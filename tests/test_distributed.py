@@ -1,0 +1,138 @@
+"""Two processes are one: losses and gradients of bare embeddings, on gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from cl.distributed import gather, mean_over_ranks, rank, world_size
+from cl.losses.info_nce import InfoNCE
+from cl.losses.temperature import LearnedTemperature
+from cl.negatives.in_batch import InBatch
+from cl.negatives.positives_only import PositivesOnly
+from cl.negatives.queue import Queue
+from cl.objective import Objective, Term
+from cl.types import Embeddings
+
+B, D = 6, 5
+"""Samples over all ranks, and their width."""
+
+
+def embeddings(which, share):
+    """The rows of the samples in `share`, as leaves, and what they become."""
+    generator = torch.Generator().manual_seed(0)
+    z0, z1, k0, k1 = torch.randn(4, B, D, generator=generator, dtype=torch.float64)[:, share]
+    group = torch.tensor([0, 1, 0, 2, 3, 1] if "supcon" in which else range(B))[share] + 100
+    sample = torch.arange(B)[share]
+    ids = [torch.stack([group, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
+    leaves = [z0.clone().requires_grad_(), z1.clone().requires_grad_()]
+    q = F.normalize(torch.cat(leaves), dim=1)
+    if "one view" in which:  # rows 3 and 4 have no positive, and are of the second rank
+        return leaves[:1], Embeddings(q[: len(z0)], ids[0], (0,))
+    if "momentum" not in which:
+        return leaves, Embeddings(q, torch.cat(ids), (0, 1))
+    return leaves, Embeddings(
+        q, torch.cat(ids), (0, 1), F.normalize(torch.cat([k0, k1]), dim=1), torch.cat(ids), (0, 1)
+    )
+
+
+def provider(which):
+    if "queue" not in which:
+        return InBatch("sim" in which or "supcon" in which)
+    queue = Queue(PositivesOnly() if "moco" in which else InBatch(True), size=8, dim=D).double()
+    stale = torch.arange(7)
+    keys = F.normalize(torch.randn(7, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
+    queue.enqueue(keys, torch.stack([100 + stale % 5, stale + 2, stale * 0], dim=1))
+    return queue
+
+
+CASES = ("simclr", "supcon", "supcon of one view", "clip", "momentum", "supcon momentum queue", "moco momentum queue")
+
+
+def measure(which, share, lonely):
+    """Loss and gradients of this process's share, as data parallelism averages them."""
+    leaves, found = embeddings(which, share)
+    temperature = LearnedTemperature(0.3).double()
+    loss = Objective._loss(Term(provider(which), InfoNCE(temperature, lonely)), found)
+    loss.backward()
+    own = [leaf.grad / world_size() for leaf in leaves]  # bare embeddings are not averaged, only divided
+    gradient = mean_over_ranks(temperature.log_scale.grad)
+    keys, ids = found.everywhere
+    last = found.key_views[-1]
+    return {
+        "loss": mean_over_ranks(loss.detach()).item(),
+        "embeddings": torch.stack([gather(each) for each in own]).tolist(),
+        "temperature": gradient.tolist(),
+        "samples": found.key_of_everywhere(last)[1][:, 1].tolist(),
+        "keys": [len(keys) // len(found.key_views), len(ids) // len(found.key_views)],
+    }
+
+
+def results(share):
+    return {f"{which}/{lonely}": measure(which, share, lonely) for which in CASES for lonely in ("skip", "count")}
+
+
+def gather_gradient(rows):
+    """Of sum over ranks of sum_i (rank + 1) i^2 x_i over everybody's rows."""
+    x = rows.clone().requires_grad_()
+    everywhere = gather(x)
+    ((rank() + 1) * torch.arange(len(everywhere))[:, None] ** 2 * everywhere).sum().backward()
+    return x.grad[:, 0].tolist()
+
+
+def child(number, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
+    share = slice(number * B // world, (number + 1) * B // world)
+    assert (rank(), world_size()) == (number, world)
+    found = {"measured": results(share), "gather": gather_gradient(torch.ones(3, 2))}
+    (Path(folder) / f"{number}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__]
+    ranks = [subprocess.Popen([*command, str(n), "2", str(folder)], env=environment) for n in (0, 1)]
+    try:
+        assert [each.wait(timeout=300) for each in ranks] == [0, 0]
+    finally:
+        for each in ranks:
+            each.kill()
+    return [json.loads((folder / f"{n}.json").read_text()) for n in (0, 1)]
+
+
+@pytest.mark.parametrize("lonely", ["skip", "count"])
+@pytest.mark.parametrize("which", CASES)
+def test_two_ranks_are_one(two_ranks, which, lonely):
+    expected = measure(which, slice(0, B), lonely)
+    for each in two_ranks:
+        found = each["measured"][f"{which}/{lonely}"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        for name in ("embeddings", "temperature"):
+            wanted = torch.tensor(expected[name])
+            torch.testing.assert_close(torch.tensor(found[name]), wanted, rtol=1e-5, atol=1e-7)
+            assert wanted.abs().max() > 1e-3
+        assert found["samples"] == list(range(B)) and found["keys"] == [B, B]
+
+
+def test_gather_sums_gradients_over_ranks(two_ranks):
+    # Ranks weigh row i by i^2 and 2 i^2; together 3 i^2, each rank for its own three rows.
+    assert [each["gather"] for each in two_ranks] == [[0, 3, 12], [27, 48, 75]]
+
+
+def test_one_process_gathers_nothing():
+    x = torch.ones(2, 3)
+    assert gather(x) is x and mean_over_ranks(x) is x and (rank(), world_size()) == (0, 1)
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

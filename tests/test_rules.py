@@ -1,0 +1,255 @@
+"""Every refusal fires, says which binding mends it, and lets healthy wirings pass. No data is opened."""
+
+import logging
+import re
+
+import pytest
+import torch
+from tiny import Noise, Pictures, tower, trunk
+from torch import nn
+
+from cl.encoders.dual import dual
+from cl.encoders.momentum import Momentum
+from cl.encoders.siamese import siamese
+from cl.encoders.tower import Tower
+from cl.encoders.towers import Towers
+from cl.engines.local import LocalEngine
+from cl.errors import ConfigError
+from cl.hooks.enqueue import Enqueue
+from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.update_momentum import UpdateMomentum
+from cl.losses.alignment import Alignment
+from cl.losses.info_nce import InfoNCE
+from cl.negatives.in_batch import InBatch
+from cl.negatives.positives_only import PositivesOnly
+from cl.negatives.queue import Queue
+from cl.objective import Objective, Term
+from cl.optim.schedules import Constant
+from cl.optim.sgd import SGD
+from cl.rules import check
+from cl.train import Training
+from cl.views.groups import ByCaption, ByLabel, BySample
+from cl.views.memory import MemoryViews
+from cl.views.text import Captions
+
+
+class Unopened(Pictures):
+    def __init__(self, *provides):
+        super().__init__(8)
+        self.provides = frozenset(provides)
+
+    def load(self):
+        raise AssertionError("data was opened")
+
+    read = load
+
+
+class NeedsLabels:
+    name = "labels"
+    needs = frozenset({"labels"})
+
+    def __init__(self, *provides):
+        self.data = {"bank": Unopened("labels"), "test": Unopened(*provides)}
+
+    def baseline(self, device):
+        raise AssertionError("an evaluation ran")
+
+    def __call__(self, encoder, split, device):
+        raise AssertionError("an evaluation ran")
+
+
+def views(count=2, batch=8, group=None, transforms=None, provides=("labels", "captions")):
+    transforms = [Noise() for _ in range(count)] if transforms is None else transforms
+    return MemoryViews(Unopened(*provides), batch, transforms, BySample() if group is None else group)
+
+
+def training(encoder, terms, hooks=(), source=None, evaluations=(), allow_collapse=False):
+    terms = terms if isinstance(terms, dict) else {"only": terms}
+    return Training(
+        objective=Objective(encoder, terms),
+        views=views() if source is None else source,
+        optimizer=SGD(0.1),
+        schedule=Constant(),
+        engine=LocalEngine(),
+        steps=1,
+        hooks=hooks,
+        evaluations=evaluations,
+        allow_collapse=allow_collapse,
+    )
+
+
+def momentum(predictor=False, count=2, **settings):
+    predictors = {"z": nn.Linear(4, 4)} if predictor else None
+    return Momentum(siamese(tower(), views=count), predictors=predictors, **settings)
+
+
+def info_nce(provider):
+    return Term(provider, InfoNCE(0.1))
+
+
+def align(provider=None, **settings):
+    return Term(PositivesOnly() if provider is None else provider, Alignment(), **settings)
+
+
+def queue(inner=None, size=8, **settings):
+    return Queue(PositivesOnly() if inner is None else inner, size=size, dim=4, **settings)
+
+
+def pairs():
+    return dual(tower(), Tower(nn.Sequential(nn.Embedding(9, 8), nn.Flatten()), {"z": nn.Linear(8, 4)}))
+
+
+def two_heads():
+    net = Tower(trunk(), {"z": nn.Linear(8, 4), "y": nn.Linear(8, 4)})
+    return Towers({"image": net}, [(view, "image", head, head) for view in (0, 1) for head in ("z", "y")])
+
+
+EMA, FILL = UpdateMomentum(0.9), Enqueue()
+
+HEALTHY = {
+    "simclr": lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor()]),
+    "supcon": lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(group=ByLabel())),
+    "moco": lambda: training(momentum(query_views=(0,), key_views=(1,)), info_nce(queue()), [EMA, FILL]),
+    "moco v3": lambda: training(momentum(True), info_nce(InBatch(False)), [EMA]),
+    "supcon with a queue": lambda: training(
+        momentum(), info_nce(queue(InBatch(True))), [EMA, FILL], views(group=ByLabel())
+    ),
+    "byol": lambda: training(momentum(True), align(), [EMA]),
+    "clip": lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)])),
+    "unicl": lambda: training(
+        pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)], group=ByCaption())
+    ),
+    "two terms": lambda: training(two_heads(), {"a": info_nce(InBatch(True)), "b": align(weight=0.1, embedding="y")}),
+    "moco of one": lambda: training(momentum(), info_nce(queue()), [EMA, FILL], views(batch=1)),
+    "a queue of trained keys": lambda: training(
+        siamese(tower()), info_nce(queue(InBatch(True), trained_keys=True)), [FILL]
+    ),
+    "a queue shorter than the batch": lambda: training(
+        momentum(), info_nce(queue(size=3, shorter_than_batch=True)), [EMA, FILL]
+    ),
+    "labels for an evaluation": lambda: training(
+        siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels("labels")]
+    ),
+}
+
+REFUSED = {
+    "group by label without labels": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(group=ByLabel(), provides=())),
+        r"MemoryViews needs 'labels'.*@BySample\(\)",
+    ),
+    "captions that are not there": (
+        lambda: training(
+            pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)], provides=())
+        ),
+        r"MemoryViews needs 'captions'.*use data with captions",
+    ),
+    "a view that is not made": (
+        lambda: training(siamese(tower(), views=3), info_nce(InBatch(True))),
+        r"wants view 2; MemoryViews makes 2.*MemoryViews\.transforms",
+    ),
+    "a view nobody looks at": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(3)),
+        r"View 2 is made.*MemoryViews\.transforms",
+    ),
+    "an embedding that is not made": (
+        lambda: training(siamese(tower()), Term(InBatch(True), InfoNCE(0.1), embedding="y")),
+        r"embedding 'y'.*\['z'\].*Term\.embedding",
+    ),
+    "a queue without momentum keys": (
+        lambda: training(siamese(tower()), info_nce(queue(InBatch(True))), [FILL]),
+        r"Queue needs 'momentum'.*Objective\.encoder = @Momentum\(\).*@UpdateMomentum\(\)",
+    ),
+    "one queue for two towers": (
+        lambda: training(
+            Momentum(pairs()),
+            info_nce(queue(InBatch(True))),
+            [EMA, FILL],
+            views(transforms=[Noise(), Captions(len)]),
+        ),
+        r"one queue for the embeddings of 2 towers.*Term\.provider = @InBatch\(\)",
+    ),
+    "InfoNCE without negatives": (
+        lambda: training(siamese(tower()), info_nce(PositivesOnly())),
+        r"InfoNCE needs 'negatives'.*@InBatch\(\).*@Queue\(\)",
+    ),
+    "Alignment without pairs": (
+        lambda: training(momentum(True), align(InBatch(False)), [EMA]),
+        r"Alignment needs 'paired'.*Term\.provider = @PositivesOnly\(\)",
+    ),
+    "Enqueue without a queue": (
+        lambda: training(momentum(True), info_nce(InBatch(False)), [EMA, FILL]),
+        r"Enqueue needs 'queue'.*Term\.provider = @Queue\(\)",
+    ),
+    "UpdateMomentum without a copy": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), [EMA]),
+        r"UpdateMomentum needs 'momentum'.*Objective\.encoder = @Momentum\(\)",
+    ),
+    "a copy that is never moved": (
+        lambda: training(momentum(), info_nce(InBatch(False))),
+        r"never moved.*@UpdateMomentum\(\) to cl\.train\.hooks",
+    ),
+    "a queue that is never filled": (
+        lambda: training(momentum(), info_nce(queue()), [EMA]),
+        r"never filled.*@Enqueue\(\) to cl\.train\.hooks",
+    ),
+    "an evaluation without its labels": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels()]),
+        r"NeedsLabels needs 'labels', and its test data does not.*use data with labels",
+    ),
+    "a batch of one": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(batch=1)),
+        r"'only'.*a batch of 1 has none.*MemoryViews\.batch",
+    ),
+    "a queue shorter than the batch": (
+        lambda: training(momentum(), info_nce(queue(size=7)), [EMA, FILL]),
+        r"a queue of 7 does not hold.*8.*Queue\.shorter_than_batch = True",
+    ),
+}
+
+COLLAPSING = {
+    "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
+    "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_wirings_pass(name, caplog):
+    with caplog.at_level(logging.WARNING):
+        check(HEALTHY[name]())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_with_its_remedy(name):
+    build, message = REFUSED[name]
+    with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)) as error:
+        check(build())
+    assert error.value.code == 2 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", COLLAPSING)
+def test_what_would_collapse_is_refused_or_asked_for_by_name(name, caplog):
+    build, message, warnings = COLLAPSING[name]
+    with pytest.raises(ConfigError, match=rf"keeps the embeddings apart.*{message}.*cl\.train\.allow_collapse = True"):
+        check(build())
+    with caplog.at_level(logging.WARNING):
+        check(build(allow_collapse=True))
+    assert len(caplog.records) == warnings
+    assert re.search(message, caplog.records[0].message) and "allow_collapse" not in caplog.text
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_allow_collapse_allows_nothing_else(name):
+    built = REFUSED[name][0]()
+    built.allow_collapse = True
+    with pytest.raises(ConfigError):
+        check(built)
+
+
+def test_checking_runs_no_network():
+    class Loud(nn.Module):
+        def forward(self, x):
+            raise AssertionError("a network ran")
+
+    check(training(siamese(Tower(Loud(), {"z": nn.Identity()})), info_nce(InBatch(True))))
+    assert torch.is_grad_enabled()

@@ -1,0 +1,369 @@
+import itertools
+import json
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import Noise, Pictures, tower
+from torch import nn
+
+from cl.checkpoint import read, read_last
+from cl.components import Place
+from cl.encoders.mlp import MLP
+from cl.encoders.momentum import Momentum
+from cl.encoders.norms import BatchNorm, SplitBatchNorm
+from cl.encoders.siamese import siamese
+from cl.encoders.tower import Tower
+from cl.engines.local import LocalEngine
+from cl.errors import CheckpointError, NumericError, Preempted
+from cl.hooks.enqueue import Enqueue
+from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.stateless import Stateless
+from cl.hooks.update_momentum import UpdateMomentum
+from cl.losses.alignment import Alignment
+from cl.losses.info_nce import InfoNCE
+from cl.losses.temperature import LearnedTemperature
+from cl.negatives.in_batch import InBatch
+from cl.negatives.positives_only import PositivesOnly
+from cl.negatives.queue import Queue
+from cl.objective import Objective, Term
+from cl.optim.adamw import AdamW
+from cl.optim.lars import LARS
+from cl.optim.schedules import Cosine
+from cl.optim.sgd import SGD
+from cl.run_folder import RunFolder
+from cl.train import Training, autocast_dtype
+from cl.views.groups import BySample
+from cl.views.memory import MemoryViews
+
+STEPS = 6
+
+
+class Recorder(Stateless):
+    """What every applied step came to."""
+
+    needs = frozenset()
+
+    def __init__(self):
+        self.steps, self.losses, self.samples, self.weights = [], [], [], {}
+
+    def __call__(self, objective, output, step):
+        self.steps.append(step.index)
+        self.losses.append(output.loss.item())
+        self.samples.append(output.embeddings["z"].q_ids[:, 1].tolist())
+        self.weights = state(objective)
+        return {}
+
+
+class Signal(Stateless):
+    """Asks the process to stop in the middle of a step."""
+
+    needs = frozenset()
+
+    def __init__(self, index, number=signal.SIGTERM):
+        self.index, self.number = index, number
+
+    def __call__(self, objective, output, step):
+        if step.index == self.index:
+            os.kill(os.getpid(), self.number)
+        return {}
+
+
+class Poisoned(MemoryViews):
+    """Batch number `bad` has one picture that is not a number."""
+
+    bad = 0
+
+    def iterate(self, place):
+        for number, views in enumerate(super().iterate(place)):
+            if number == self.bad:
+                views.crops[1][2] = float("nan")
+            yield views
+
+
+class Counting:
+    """An evaluation that says how often it was asked."""
+
+    name = "count"
+    needs = frozenset()
+
+    def __init__(self):
+        self.data = {"test": Pictures(3)}
+        self.asked = []
+
+    def baseline(self, device):
+        return {"count_baseline": 0.5}
+
+    def __call__(self, encoder, split, device):
+        self.asked.append(split)
+        return {"count": float(len(self.asked))}
+
+
+def simclr():
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), BatchNorm(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = Tower(conv, {"z": MLP((4, 8, 4), norm=BatchNorm)})
+    return siamese(net), Term(InBatch(True), InfoNCE(LearnedTemperature(0.2))), []
+
+
+def moco():
+    net = tower(norm=partial(SplitBatchNorm, splits=2))
+    encoder = Momentum(siamese(net, joint=False), query_views=(0,), key_views=(1,), shuffle_keys=True)
+    hooks = [UpdateMomentum(0.9), Enqueue(), CollapseMonitor(every=2)]
+    return encoder, Term(Queue(PositivesOnly(), size=20, dim=4), InfoNCE(0.2)), hooks
+
+
+def byol():
+    encoder = Momentum(siamese(tower(norm=BatchNorm), joint=False), predictors={"z": MLP((4, 8, 4), norm=BatchNorm)})
+    hooks = [UpdateMomentum(Cosine(0.9, 1.0), buffers="average"), CollapseMonitor(every=1)]
+    return encoder, Term(PositivesOnly(), Alignment(), weight=2.0), hooks
+
+
+VARIANTS = {"simclr": (simclr, AdamW(0.02)), "moco": (moco, SGD(0.05)), "byol": (byol, LARS(0.5))}
+
+
+def training(variant="simclr", steps=STEPS, hooks=(), seed=0, initial=0, accumulate=1, source=MemoryViews, **settings):
+    torch.manual_seed(initial)
+    wire, optimizer = VARIANTS[variant]
+    encoder, term, own = wire()
+    return Training(
+        objective=Objective(encoder, {variant: term}),
+        views=source(Pictures(22), 8, [Noise(), Noise()], BySample()),
+        optimizer=optimizer,
+        schedule=Cosine(warmup=0.2),
+        engine=LocalEngine(accumulate=accumulate),
+        steps=steps,
+        hooks=[*own, *hooks],
+        seed=seed,
+        log_every=1,
+        **{"precision": "float32", **settings},
+    )
+
+
+def state(module):
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    def make(name="run", resume=False):
+        return RunFolder(tmp_path / name, resume)
+
+    return make
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(variant, folders):
+    recorder, first, second = Recorder(), Recorder(), Recorder()
+    whole = training(variant, hooks=[recorder]).run(folders("whole"))
+    with pytest.raises(Preempted, match=r"SIGTERM after step 3.*--resume") as stopped:
+        training(variant, hooks=[first, Signal(2)]).run(folders("broken"))
+    assert stopped.value.code == 143
+    assert read_last(folders("broken", True).checkpoints).step == 3
+    # Another process: other random numbers, another initialisation.
+    resumed = training(variant, hooks=[second, Signal(99)], initial=5)
+    summary = resumed.run(folders("broken", True), resume=True)
+
+    assert first.steps + second.steps == recorder.steps == list(range(STEPS))
+    assert first.losses + second.losses == recorder.losses
+    assert first.samples + second.samples == recorder.samples
+    assert lines(folders("broken", True)) == lines(folders("whole", True))
+    one, other = (read_last(folders(name, True).checkpoints) for name in ("whole", "broken"))
+    assert one.step == other.step == STEPS
+    assert same(one.model, other.model) and same(one.optimizer, other.optimizer) and torch.equal(one.rng, other.rng)
+    assert one.state["views"] == other.state["views"] and [*one.state["hooks"], {}] == other.state["hooks"]
+    timing = {"seconds", "images_per_second"}
+    assert {k: v for k, v in summary.items() if k not in timing} == {k: v for k, v in whole.items() if k not in timing}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_seed_gives_the_same_losses_twice_and_another_seed_others(variant, folders):
+    losses = []
+    for number, seed in enumerate((0, 0, 1)):
+        recorder = Recorder()
+        training(variant, hooks=[recorder], seed=seed).run(folders(str(number)))
+        losses.append(recorder.losses)
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_finished_run_may_be_resumed(folders):
+    summary = training().run(folders())
+    again = training().run(folders(resume=True), resume=True)
+    assert again["loss"] == summary["loss"] and again["steps"] == STEPS
+
+
+def test_what_a_run_leaves_behind(folders):
+    recorder, evaluation = Recorder(), Counting()
+    built = training("moco", hooks=[recorder], evaluations=[evaluation], evaluate_every=2, checkpoint_every=2, keep=2)
+    summary = built.run(folders())
+    folder = folders(resume=True)
+    written = {path.name for path in folder.path.iterdir()}
+    assert written >= {"environment.json", "metrics.jsonl", "train.log", "checkpoints", "summary.json"}
+    assert json.loads((folder.path / "summary.json").read_text()) == summary
+    wanted = {"steps", "seconds", "images_per_second", "loss", "feature_std", "effective_rank", "collapsed"}
+    assert wanted <= summary.keys() and summary["loss"] == recorder.losses[-1] and summary["steps"] == STEPS
+    # Before the first step on test, at steps 2 and 4 on validation, at the end on test.
+    assert evaluation.asked == ["test", "validation", "validation", "test"]
+    assert summary["count_random_init"] == 1 and summary["count"] == 4 and summary["count_baseline"] == 0.5
+    records = [line for line in lines(folder) if "loss" in line]
+    assert [line["step"] for line in records] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in records] == recorder.losses
+    assert [line.get("count") for line in records] == [None, 2, None, 3, None, None]
+    assert [line["momentum"] for line in records] == pytest.approx([0.9] * 6)
+    assert [line["queue_fill/moco"] for line in records] == [8, 16, 20, 20, 20, 20]
+    assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-00000004", "step-00000006"]
+    trunk = load_file(folder.path / "trunk.image.safetensors")
+    assert same(trunk, state(built.objective.encoder.trunks()["image"]))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_hooks_run_once_per_applied_step_over_all_of_its_batches(accumulate, folders):
+    recorder = Recorder()
+    built = training("moco", hooks=[recorder], accumulate=accumulate, steps=4)
+    built.run(folders())
+    assert recorder.steps == [0, 1, 2, 3]
+    batches = [views.sample.tolist() for views in itertools.islice(fresh_views(), 4 * accumulate)]
+    expected = [[s for batch in batches[i * accumulate :][:accumulate] for s in batch] for i in range(4)]
+    assert recorder.samples == expected
+    queue = built.objective.terms["moco"].provider
+    assert int(queue.fill) == min(20, 4 * accumulate * 8)
+    newest = [int(i) for i in (torch.arange(-8 * accumulate, 0) + int(queue.position)) % 20][-20:]
+    assert queue.ids[newest, 1].tolist() == expected[-1][-20:]
+
+
+def fresh_views():
+    return MemoryViews(Pictures(22), 8, [Noise(), Noise()], BySample()).iterate(Place())
+
+
+def test_the_momentum_copy_moves_after_the_optimizer(folders):
+    class Follow(Stateless):
+        needs = frozenset({"momentum"})
+        moved = 0
+
+        def __call__(self, objective, output, step):
+            online, target = (list(net.parameters()) for net in (objective.encoder.online, objective.encoder.target))
+            assert all(torch.equal(a, b) for a, b in zip(online, target, strict=True))
+            self.moved += 1
+            return {}
+
+    follow = Follow()
+    built = training("byol", steps=3)
+    built.hooks = [UpdateMomentum(0.0), follow]
+    before = state(built.objective.encoder.online)
+    built.run(folders())
+    assert follow.moved == 3 and not same(before, state(built.objective.encoder.online))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_batchs_keys(accumulate, precision, folders):
+    recorder = Recorder()
+    built = training("simclr", hooks=[recorder], source=Poisoned, accumulate=accumulate, precision=precision)
+    built.views.bad = 2 * accumulate  # the first batch of step 2
+    with pytest.raises(NumericError, match=r"Step 2.*not changed.*bad_batch\.json") as error:
+        built.run(folders())
+    assert error.value.code == 4 and recorder.steps == [0, 1]
+    weights = dict(built.objective.named_parameters())
+    assert all(torch.equal(p, recorder.weights[name]) for name, p in weights.items())
+    bad = json.loads((folders(resume=True).path / "bad_batch.json").read_text())
+    batches = list(itertools.islice(fresh_views(), 3 * accumulate))[2 * accumulate :]
+    assert bad == {"step": 2, "keys": [key for views in batches for key in views.keys]}
+    assert not (folders(resume=True).path / "summary.json").exists()
+
+
+def test_after_a_bad_loss_the_last_checkpoint_is_the_one_before(folders):
+    built = training(source=Poisoned, checkpoint_every=1)
+    built.views.bad = 2
+    with pytest.raises(NumericError):
+        built.run(folders())
+    assert read_last(folders(resume=True).checkpoints).step == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_a_checkpoint_and_handlers_come_back(number, folders):
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted, match=f"{number.name} after step 1"):
+        training(hooks=[Signal(0, number)]).run(folders())
+    assert signal.getsignal(number) is before
+    assert read_last(folders(resume=True).checkpoints).step == 1
+    assert not (folders(resume=True).path / "summary.json").exists()
+
+
+def test_a_signal_during_the_last_step_changes_nothing(folders):
+    assert training(hooks=[Signal(STEPS - 1)]).run(folders())["steps"] == STEPS
+
+
+def test_the_checkpoint_of_another_model_is_refused(folders):
+    training("simclr").run(folders())
+    with pytest.raises(CheckpointError, match="another model") as error:
+        training("moco").run(folders(resume=True), resume=True)
+    assert error.value.code == 5
+
+
+def test_nothing_to_resume_from(folders):
+    with pytest.raises(CheckpointError, match="without --resume"):
+        training().run(folders(), resume=True)
+
+
+def test_a_folder_that_is_not_empty_is_refused_unless_resumed(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    with pytest.raises(CheckpointError, match=r"run is not empty.*--resume") as error:
+        RunFolder(tmp_path / "run", resume=False)
+    assert error.value.code == 5 and [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+    RunFolder(tmp_path / "run", resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match=f"{path}.*--out") as error:
+            RunFolder(path, resume=False)
+        assert error.value.code == 5
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cl.run_folder.replace_file", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        RunFolder(tmp_path / "run", resume=False)
+
+
+def test_fresh_folders_are_numbered(tmp_path):
+    assert RunFolder.fresh("simclr", tmp_path).name == "simclr-1"
+    (tmp_path / "simclr-1").mkdir()
+    assert RunFolder.fresh("simclr", tmp_path).name == "simclr-2"
+
+
+def test_precision_by_name():
+    assert autocast_dtype("float32", Place()) == torch.float32
+    assert autocast_dtype("bfloat16", Place()) == torch.bfloat16
+    assert autocast_dtype("auto", Place()) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"log_every": 0}])
+def test_settings_that_mean_nothing_are_refused(setting):
+    (name,) = setting
+    moved = {"steps": STEPS, "log_every": 1, **setting}
+    built = training()
+    with pytest.raises(ValueError, match=rf"cl\.train\.{name}"):
+        Training(built.objective, built.views, built.optimizer, built.schedule, built.engine, **moved)
+
+
+def test_checkpoints_hold_the_state_of_their_step(folders):
+    recorder = Recorder()
+    built = training("moco", hooks=[recorder], steps=4)
+    built.run(folders())
+    saved = read(folders(resume=True).checkpoints / "step-00000004")
+    assert same(dict(saved.model), recorder.weights)
+    assert saved.state["views"] == {"epoch": 1, "position": 16}
