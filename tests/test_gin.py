@@ -47,9 +47,9 @@ def test_recipe_takes_a_step_and_round_trips(path: Path, toy_shards: Path, tmp_p
     training.start()
     before = {key: value.clone() for key, value in training.objective.state_dict().items()}
     batches = training.views.iterate(training.place)
-    # Two steps: the first may contrast with an empty queue, and a warm-up may start from a rate of nearly nothing.
-    for index in (0, 1):
-        output, _ = training.step(Step(index, 2), batches, folder)
+    # Three steps: the first may meet an empty queue, and a block that starts as the identity passes nothing on at first.
+    for index in range(3):
+        output, _ = training.step(Step(index, 3), batches, folder)
         assert math.isfinite(output.loss)
     after = training.objective.state_dict()
     trained = {key for key, parameter in training.objective.named_parameters() if parameter.requires_grad}

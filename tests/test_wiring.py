@@ -917,9 +917,7 @@ def test_references_round_trip(references):
     assert [isinstance(each, type) for each in objects] == [not reference.called for reference in references]
 
 
-@pytest.mark.parametrize(
-    "value", [math.nan, {1, 2}, Point(1), object(), torch.float32, 1 + 2j, [math.nan], os.curdir.__len__]
-)
+@pytest.mark.parametrize("value", [math.nan, {1, 2}, Point(1), object(), torch.float32, 1 + 2j, [math.nan], len])
 def test_what_gin_cannot_write(value):
     with pytest.raises(ValueError, match="gin cannot write"):
         text(value)

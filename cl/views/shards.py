@@ -13,10 +13,10 @@ import json
 import logging
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 import torch
@@ -33,6 +33,14 @@ from cl.views.samples import Sample, Samples
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
+
+
+class Record(NamedTuple):
+    """A sample as it stands in its shard: bytes by extension and `__key__`; the shard; the data set's name."""
+
+    members: dict[str, Any]
+    shard: Path
+    name: str
 
 
 @gin.register
@@ -73,9 +81,13 @@ class Shards:
 
     def samples(self) -> Iterator[Sample]:
         """One sample after the other, each picture of its own size unless `size` says otherwise."""
+        return (self.decoded(record) for record in self.records())
+
+    def records(self, order: Callable[[int], Sequence[int]] = range) -> Iterator[Record]:
+        """One undecoded sample after the other; `order` gives, for a number of shards, the order they are read in."""
         shards, name, expected = self._listed()
         seen: set[str] = set()
-        for shard in shards:
+        for shard in (shards[number] for number in order(len(shards))):
             found = 0
             for members in _members(shard):
                 key = members["__key__"]
@@ -86,14 +98,14 @@ class Shards:
                     )
                 seen.add(key)
                 found += 1
-                yield self._sample(members, shard, name)
+                yield Record(members, shard, name)
             if found != expected.get(shard, found):
                 raise DataError(
                     f"{shard}: its index says {expected[shard]} samples, found {found}. The file was cut or "
                     f"changed after it was written: copy it again, or make a new {INDEX} if it is meant to be so."
                 )
             if not found:
-                raise DataError(f"{shard}: a tar file without any sample. Take it out of the data set, or write it again.")
+                raise DataError(f"{shard}: a tar file without any sample. Take it out of the data set.")
 
     def read(self, chunk: int = 1024) -> Iterator[Samples]:
         """All samples once, in order, at most `chunk` at a time."""
@@ -134,7 +146,13 @@ class Shards:
                 logger.warning("%s has no %s: a shard that was cut would go unnoticed.", folder, INDEX)
         return shards, name, expected
 
-    def _sample(self, members: dict[str, Any], shard: Path, name: str) -> Sample:
+    def decoded(self, record: Record) -> Sample:
+        """The sample that a record holds.
+
+        Raises:
+            DataError: it has no picture, label or caption that can be read; shard and key are named.
+        """
+        members, shard, name = record
         key = members["__key__"]
         image = None
         try:

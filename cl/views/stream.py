@@ -13,7 +13,7 @@ from cl.types import Views
 from cl.views.groups import Grouping, stable_hash
 from cl.views.memory import epoch_order
 from cl.views.samples import Sample, Samples
-from cl.views.shards import Shards
+from cl.views.shards import Record, Shards
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ class StreamViews:
         while True:
             stream = _Epoch(self, place, self.epoch, self.position)
             rows: list[tuple[Sample, list[Tensor]]] = []
-            for row in DataLoader(stream, batch_size=None, num_workers=self.workers):
+            for row in DataLoader(stream, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is):
                 rows.append(row)
                 if len(rows) == self.batch // place.world:
                     self.position += self.batch
@@ -132,17 +132,17 @@ class _Epoch(IterableDataset):
                 sample = source.data.decoded(record)
                 yield sample, [self._view(sample, view) for view in range(source.views)]
 
-    def _records(self) -> Iterator[Any]:
+    def _order(self, shards: int) -> list[int]:
+        return epoch_order(shards, self.place.seed, self.epoch).tolist()
+
+    def _records(self) -> Iterator[Record]:
         """Undecoded samples in the epoch's order."""
-        shards = self.source.data.shards()
-        order = epoch_order(len(shards), self.place.seed, self.epoch)
         random = torch.Generator().manual_seed(stable_hash("buffer", str(self.place.seed), str(self.epoch)))
-        buffer = []
-        for number in order.tolist():
-            for record in self.source.data.records(shards[number]):
-                buffer.append(record)
-                if len(buffer) > self.source.shuffle:
-                    yield _drawn(buffer, random)
+        buffer: list[Record] = []
+        for record in self.source.data.records(self._order):
+            buffer.append(record)
+            if len(buffer) > self.source.shuffle:
+                yield _drawn(buffer, random)
         while buffer:
             yield _drawn(buffer, random)
 
@@ -152,7 +152,11 @@ class _Epoch(IterableDataset):
             return self.source.transforms[view].one(sample)
 
 
-def _drawn(buffer: list[Any], random: torch.Generator) -> Any:
+def _drawn(buffer: list[Record], random: torch.Generator) -> Record:
     chosen = int(torch.randint(len(buffer), (), generator=random))
     buffer[chosen], buffer[-1] = buffer[-1], buffer[chosen]
     return buffer.pop()
+
+
+def _as_it_is(row: tuple[Sample, list[Tensor]]) -> tuple[Sample, list[Tensor]]:
+    return row
