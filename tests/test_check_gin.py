@@ -115,12 +115,18 @@ def test_rules_are_checked_for_a_training_only(run, check_gin, monkeypatch):
     assert check_gin.main(["a.gin"]) == 2
 
 
-def test_as_a_command(components, tmp_path):
+def test_help(check_gin, capsys):
+    with pytest.raises(SystemExit) as ended:
+        check_gin.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("FILE", "--param", "--import", "Exit code", "python tools/check_gin.py gin/"))
+
+
+def test_as_a_command(tmp_path):
     (tmp_path / "a.gin").write_text("import os\n")
-    command = [sys.executable, ROOT / "tools" / "check_gin.py"]
-    done = subprocess.run([*command, "a.gin"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, ROOT / "tools" / "check_gin.py", "a.gin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("check_gin: a.gin:1: `import os` is refused")
     assert "Traceback" not in done.stderr
-    shown = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert all(word in shown for word in ("FILE", "--param", "--import", "Exit code", "python tools/check_gin.py gin/"))

@@ -111,7 +111,7 @@ def simclr():
 def moco():
     net = tower(norm=partial(SplitBatchNorm, splits=2))
     encoder = Momentum(siamese(net, joint=False), query_views=(0,), key_views=(1,), shuffle_keys=True)
-    hooks = [UpdateMomentum(0.9), Enqueue(), CollapseMonitor(every=2)]
+    hooks = [UpdateMomentum(0.9), Enqueue(), CollapseMonitor(every=2, std_fraction=100.0, patience=3)]
     return encoder, Term(Queue(PositivesOnly(), size=20, dim=4), InfoNCE(0.2)), hooks
 
 

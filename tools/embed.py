@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from cl.views.shards import Shards
 
 from cl.errors import ClError
 from cl.evaluation.features import extract
 from cl.trained import open_run
+from cl.views.shards import Shards
 
 EPILOG = """\
 The output is a NumPy archive: 'features' (n x f, float32), 'keys' (n), 'labels' (n, -1 where there is none).

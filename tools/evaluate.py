@@ -27,7 +27,7 @@ def main() -> int:
         training = open_run(chosen.run, chosen.imports)
         evaluations = list(training.evaluations)
         banks = [evaluation.data for evaluation in evaluations if "bank" in evaluation.data]
-        evaluations += [Probe(**data) for data in banks[:1]]
+        evaluations += [Probe(data["bank"], data["validation"], data["test"]) for data in banks[:1]]
         figures = {}
         for evaluation in evaluations:
             figures |= evaluation(training.objective.encoder, chosen.split, training.place.device)

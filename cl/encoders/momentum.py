@@ -53,7 +53,9 @@ class Momentum(nn.Module):
         self.key_views = key_views
         self.shuffle_keys = shuffle_keys
         added: set[Capability] = {"momentum", "keys without gradient"}
-        self.provides: frozenset[Capability] = encoder.provides | added | ({"predictor"} if predictors else set())
+        if predictors:
+            added.add("predictor")
+        self.provides: frozenset[Capability] = encoder.provides | added
 
     @property
     def embeddings(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """The built-in run's trunk: a ResNet of four basic blocks with a stem for small pictures."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 from timm.models.resnet import BasicBlock, ResNet
@@ -22,12 +23,6 @@ def small_resnet(
     if len(widths) != 4:
         raise ValueError(f"SmallResNet has four stages: give four widths, not {tuple(widths)}")
 
-    trunk = ResNet(
-        BasicBlock,
-        (1, 1, 1, 1),
-        channels=tuple(widths),
-        stem_width=widths[0],
-        num_classes=0,
-        norm_layer=placed_norm(norm),
-    )
+    block: Any = BasicBlock  # timm annotates an instance and takes the class
+    trunk = ResNet(block, (1, 1, 1, 1), channels=tuple(widths), num_classes=0, norm_layer=placed_norm(norm))
     return with_small_stem(trunk, stride)

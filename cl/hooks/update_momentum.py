@@ -44,7 +44,8 @@ class UpdateMomentum(Stateless):
         if self.buffers == "average":
             target += [buffer for buffer in encoder.target.buffers() if buffer.is_floating_point()]
             online += [buffer for buffer in encoder.online.buffers() if buffer.is_floating_point()]
-        torch._foreach_lerp_(target, [tensor.to(torch.float32) for tensor in online], 1 - momentum)
+        for mine, theirs in zip(target, online, strict=True):
+            mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
         if self.buffers == "copy":
             for mine, theirs in zip(encoder.target.buffers(), encoder.online.buffers(), strict=True):
                 mine.copy_(theirs)

@@ -53,8 +53,10 @@ class Queue(nn.Module):
         self.size = size
         self.stale_same: StaleSame = stale_same
         self.shorter_than_batch = shorter_than_batch
-        self.provides: frozenset[Capability] = inner.provides | {"queue", "negatives"}
-        self.needs: frozenset[Capability] = inner.needs if trained_keys else inner.needs | {"momentum"}
+        added: frozenset[Capability] = frozenset({"queue", "negatives"})
+        missing: frozenset[Capability] = frozenset() if trained_keys else frozenset({"momentum"})
+        self.provides = inner.provides | added
+        self.needs = inner.needs | missing
         self.register_buffer("embeddings", torch.zeros(size, dim))
         self.register_buffer("ids", torch.zeros(size, 3, dtype=torch.int64))
         self.register_buffer("fill", torch.zeros(1, dtype=torch.int64))

@@ -1,6 +1,7 @@
 """Layer-wise adaptive rate scaling."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 import torch
@@ -31,4 +32,5 @@ class LARS:
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """timm's optimizer over the module's trained parameters."""
         groups = parameter_groups(module, self.lr, self.weight_decay, self.rules)
-        return Lars(groups, lr=self.lr, momentum=self.momentum, trust_coeff=self.trust)
+        momentum: Any = self.momentum  # timm annotates an int
+        return Lars(groups, lr=self.lr, momentum=momentum, trust_coeff=self.trust)

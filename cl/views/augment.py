@@ -16,6 +16,7 @@ have the same parameters:
 - A blur's kernel is not cut off, and at the border it is renormalised instead of reflecting the picture.
 """
 
+from collections.abc import Sequence
 from math import log, pi
 
 import gin
@@ -122,10 +123,8 @@ class BatchAugment:
         """View number `view` of pictures that are uint8, or float in [0, 1]."""
         u = uniforms(seed, epoch, sample, view, _DRAWS).unbind(dim=1)
         x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        area, ratio, left, top, flip, turn = u[:6]
-        x = self._resample(x, area, ratio, left, top, flip, turn, u[15])
-        jitter, brightness, contrast, saturation, hue, gray = u[6:12]
-        x = self._recolour(x, jitter, brightness, contrast, saturation, hue, gray)
+        x = self._resample(x, (*u[:6], u[15]))
+        x = self._recolour(x, u[6:12])
         blur, sigma, solarize = u[12:15]
         if self.blur > 0:
             low, high = self.sigma
@@ -134,17 +133,8 @@ class BatchAugment:
             x = torch.where((x >= 0.5) & (solarize < self.solarize)[:, None, None, None], 1 - x, x)
         return x
 
-    def _resample(
-        self,
-        x: Tensor,
-        area: Tensor,
-        ratio: Tensor,
-        left: Tensor,
-        top: Tensor,
-        flip: Tensor,
-        turn: Tensor,
-        slant: Tensor,
-    ) -> Tensor:
+    def _resample(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
+        area, ratio, left, top, flip, turn, slant = draws
         h, w = x.shape[-2:]
         area = h * w * (self.crop[0] + (self.crop[1] - self.crop[0]) * area)
         low, high = (log(bound) for bound in self.ratio)
@@ -162,36 +152,35 @@ class BatchAugment:
         grid = F.affine_grid(theta, [len(x), x.shape[1], self.size, self.size], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    def _recolour(
-        self, x: Tensor, jitter: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, gray: Tensor
-    ) -> Tensor:
+    def _recolour(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
+        jitter, brightness, contrast, saturation, hue, gray = draws
         on = (jitter < self.jitter).float()
-        factors = [
+        factors = tuple(
             1 + on * ((max(0.0, 1 - amount) - 1) + (1 + amount - max(0.0, 1 - amount)) * draw)
             for amount, draw in (
                 (self.brightness, brightness),
                 (self.contrast, contrast),
                 (self.saturation, saturation),
             )
-        ]
+        )
         turn = on * (2 * hue - 1) * (2 * pi * self.hue)
-        matrix, offset = colour_map(x.mean(dim=(2, 3)), *factors, turn, gray < self.gray)
+        matrix, offset = colour_map(x.mean(dim=(2, 3)), factors, turn, gray < self.gray)
         pixels = torch.baddbmm(offset, matrix, x.flatten(2))
         return pixels.clamp_(0, 1).view_as(x)
 
 
 def colour_map(
     mean: Float[Tensor, "b 3"],
-    brightness: Float[Tensor, "b"],
-    contrast: Float[Tensor, "b"],
-    saturation: Float[Tensor, "b"],
+    factors: tuple[Float[Tensor, "b"], ...],
     turn: Float[Tensor, "b"],
     gray: Tensor,
 ) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3 1"]]:
     """The affine map of colours that changes brightness, contrast, saturation, hue and gray, in this order.
 
-    `mean` is each picture's mean colour, about whose luma contrast turns; `turn` is in radians; `gray` is boolean.
+    `factors` are those of brightness, contrast and saturation; `mean` is each picture's mean colour, about whose luma
+    contrast turns; `turn` is in radians; `gray` is boolean.
     """
+    brightness, contrast, saturation = factors
     luma = mean.new_tensor(_LUMA)
     offset = (1 - contrast) * brightness * (mean @ luma)
     yiq = mean.new_tensor(_YIQ)

@@ -66,8 +66,8 @@ class Digits:
             return Shards(str(cached_digits(cache) / self.split))
         except OSError as error:
             raise DataError(
-                f"The built-in digits cannot be kept in {cache}: {error.strerror or error}. Free or open that folder, or "
-                "name another by Digits.cache or the environment variable XDG_CACHE_HOME."
+                f"The built-in digits cannot be kept in {cache}: {error.strerror or error}. Free or open that folder, "
+                "or name another by Digits.cache or the environment variable XDG_CACHE_HOME."
             ) from None
 
 

@@ -2,8 +2,8 @@
 
 scikit-learn's 1,797 scans of 8x8 pixels (Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits") are
 split by scan, and every scan is rendered eight times: a bright digit of random size, place, tilt and colour on a darker
-ground of random colour with a faint texture. What hides the digit is what augmentations vary, so that neither raw pixels
-nor a random network tells digits apart, and a trained one does.
+ground of random colour with a faint texture. What hides the digit is what augmentations vary, so that neither raw
+pixels nor a random network tells digits apart, and a trained one does.
 
 A picture is a function of (version, scan, rendering). Its random numbers are raw bits of PCG64, and its arithmetic is
 element by element, with nothing but operations that IEEE 754 rounds exactly, so every machine makes the same bytes.

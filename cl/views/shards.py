@@ -171,8 +171,8 @@ class Shards:
                 "Shards.label and Shards.caption, or None to read without."
             ) from None
         except (ValueError, OSError) as error:
-            what = "is no picture that can be decoded" if image is None else "has a label or caption that cannot be read"
-            raise DataError(f"{shard}: {key!r} {what}: {error}. Mend the sample or leave it out.") from None
+            what = "no picture that can be decoded" if image is None else "a label or caption that cannot be read"
+            raise DataError(f"{shard}: {key!r} has {what}: {error}. Mend the sample or leave it out.") from None
         pixels = torch.from_numpy(image if self.size is None else square(image, self.size))
         return Sample(
             image=rearrange(pixels, "h w c -> c h w"),
@@ -210,8 +210,8 @@ def _expanded(pattern: str) -> list[Path]:
     for shard in shards:
         if not shard.is_file():
             raise DataError(
-                f"There is no folder or shard {shard}, which Shards.path = {pattern!r} names. Correct the path, or make "
-                f"the built-in shards there: python tools/make_shards.py digits {shard}"
+                f"There is no folder or shard {shard}, which Shards.path = {pattern!r} names. Correct the path, or "
+                f"make the built-in shards there: python tools/make_shards.py digits {shard}"
             )
     return shards
 
@@ -225,7 +225,7 @@ def _index(folder: Path) -> tuple[str, dict[Path, int]]:
         raise DataError(f"{folder / INDEX} cannot be read as an index of shards ({error!r}). Write it again.") from None
     for shard in counts:
         if Path(shard).name != shard or not (folder / shard).is_file():
-            raise DataError(f"{folder / INDEX} names the shard {shard!r}, which is not in {folder}. Copy it there again.")
+            raise DataError(f"{folder / INDEX} names the shard {shard!r}, which is not in {folder}. Copy it there.")
     return name, {folder / shard: count for shard, count in counts.items()}
 
 

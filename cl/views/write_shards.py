@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from webdataset import TarWriter
+from webdataset.writer import TarWriter
 
 from cl.views.shards import INDEX
 

@@ -3,8 +3,8 @@ import torch
 
 from cl.errors import DataError
 from cl.evaluation.evaluation import Evaluation
-from cl.views.text import Tokenizer
 from cl.evaluation.zero_shot import ZeroShot
+from cl.views.text import Tokenizer
 
 CPU = torch.device("cpu")
 PROMPTS = ["a {} square", "{}", "the picture shows a red and {} thing"]

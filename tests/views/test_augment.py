@@ -139,7 +139,8 @@ FACTOR = st.floats(0, 2)
 def test_one_matrix_is_all_colour_operations_in_turn(brightness, contrast, saturation, turn, gray, seed):
     image = torch.rand(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     each = [torch.tensor([value]).double() for value in (brightness, contrast, saturation, turn)]
-    matrix, offset = colour_map(image.mean(dim=(1, 2))[None], *each, torch.tensor([gray]))
+    *factors, angle = each
+    matrix, offset = colour_map(image.mean(dim=(1, 2))[None], tuple(factors), angle, torch.tensor([gray]))
     mapped = (matrix[0] @ image.flatten(1) + offset[0]).view_as(image)
     expected = naive_colour(image, brightness, contrast, saturation, turn, gray)
     torch.testing.assert_close(mapped, expected, atol=1e-6, rtol=0)
@@ -147,13 +148,17 @@ def test_one_matrix_is_all_colour_operations_in_turn(brightness, contrast, satur
 
 @pytest.mark.parametrize(
     "one, theirs",
-    [({"brightness": 0.6}, "adjust_brightness"), ({"contrast": 0.6}, "adjust_contrast"), ({"saturation": 0.6}, "adjust_saturation")],
+    [
+        ({"brightness": 0.6}, "adjust_brightness"),
+        ({"contrast": 0.6}, "adjust_contrast"),
+        ({"saturation": 0.6}, "adjust_saturation"),
+    ],
 )
 def test_each_colour_operation_is_torchvisions(one, theirs):
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.2  # far from clipping
     names = ("brightness", "contrast", "saturation")
     factors = [torch.tensor([one.get(name, 1.0)]) for name in names]
-    matrix, offset = colour_map(image.mean(dim=(2, 3)), *factors, torch.tensor([0.0]), torch.tensor([False]))
+    matrix, offset = colour_map(image.mean(dim=(2, 3)), tuple(factors), torch.tensor([0.0]), torch.tensor([False]))
     mapped = torch.baddbmm(offset, matrix, image.flatten(2)).view_as(image)
     adjust = getattr(v2.functional, theirs)
     # torchvision rounds the luma's weights to 0.2989, 0.587, 0.114.

@@ -1,0 +1,110 @@
+"""tools/train.py as a person types it: bad input is one paragraph and an exit code, never a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cl import launch
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "MemoryViews.batch = 16",
+    "cl.train.steps = 3",
+    "cl.train.evaluate_every = 0",
+    "cl.train.evaluations = []",
+    "SmallResNet.widths = (8, 8, 8, 8)",
+    "projector/MLP.widths = (8, 8, 8)",
+]
+
+
+def arguments(recipe: str, out: Path, *params: str) -> list[str]:
+    words = ["--gin", str(ROOT / "gin" / f"{recipe}.gin"), "--out", str(out)]
+    for param in params:
+        words += ["--param", param]
+    return words
+
+
+@pytest.mark.parametrize(
+    "param, said",
+    [
+        ("InfoNCE.temprature = 0.1", "temperature"),
+        ("InfoNCE.temperature = 'warm'", "float"),
+        ("InfoNCE.temperature = 0.0", "positive"),
+        ("cl.train.steps = 2.5", "int"),
+        ("cl.train.optimizer = @AdanW()", "AdamW"),
+        ("SGD.momentum = 0.5", "SGD"),
+        ("MemoryViews.batch = 1", "MemoryViews.batch"),
+        ("cl.train.hooks = [@Enqueue()]", "@Queue()"),
+        ("Term.loss = @Alignment()", "@PositivesOnly()"),
+    ],
+)
+def test_a_wrong_configuration_exits_with_2_before_data_is_open(param, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cl.views.digits.Digits.load", lambda self: pytest.fail("data was opened"))
+    assert launch.main(arguments("simclr", tmp_path / "run", param)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_file_names_the_nearest(tmp_path, capsys):
+    assert launch.main(["--gin", str(ROOT / "gin" / "simcrl.gin")]) == 2
+    assert "simclr.gin" in capsys.readouterr().err
+
+
+def test_an_output_folder_in_use_exits_with_5(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert launch.main(arguments("simclr", tmp_path, *TINY)) == 5
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_output_folder_below_a_file_exits_with_5(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert launch.main(arguments("simclr", tmp_path / "file" / "run", *TINY)) == 5
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_nothing_to_train_says_what_to_type(capsys):
+    assert launch.main([]) == 2
+    assert "--gin gin/simclr.gin" in capsys.readouterr().err
+
+
+def test_the_script_trains_resumes_evaluates_and_embeds(tmp_path):
+    run = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def python(*words: object) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, words)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "step" in python(ROOT / "tools" / "train.py", *arguments("simclr", run, *TINY))
+    for name in ("config.gin", "operative.gin", "environment.json", "metrics.jsonl", "train.log", "summary.json"):
+        assert (run / name).exists(), name
+    assert json.loads((run / "summary.json").read_text())["steps"] == 3
+    assert json.loads((run / "exit.0.json").read_text()) == {"code": 0}
+
+    python(
+        ROOT / "tools" / "train.py",
+        "--out",
+        run,
+        "--resume",
+        "--gin",
+        run / "config.gin",
+        "--param",
+        "cl.train.steps = 5",
+    )
+    assert json.loads((run / "summary.json").read_text())["steps"] == 5
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 5
+
+    python(ROOT / "tools" / "evaluate.py", run)
+    python(ROOT / "tools" / "make_shards.py", "digits", tmp_path / "shards")
+    said = python(ROOT / "tools" / "embed.py", run, tmp_path / "shards" / "test", "--out", tmp_path / "features.npz")
+    assert "2400 pictures, 8 wide" in said

@@ -1,0 +1,27 @@
+"""Every built-in recipe, trained for a short while as a user would, is better on test data than its random start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = {"simclr": 200, "supcon": 150, "moco_v2": 400, "supcon_queue": 300, "byol": 500, "clip": 200}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", STEPS)
+def test_a_short_run_beats_the_random_start(recipe: str, tmp_path: Path):
+    command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin"]
+    params = [f"cl.train.steps = {STEPS[recipe]}", "cl.train.evaluate_every = 0"]
+    for param in params:
+        command += ["--param", param]
+    subprocess.run([*command, "--out", tmp_path / "run"], check=True)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    figure = "zero_shot" if recipe == "clip" else "knn"
+    assert summary[figure] > summary[f"{figure}_random_init"] + 0.03
+    assert not summary["collapsed"]
+    assert summary["knn_raw_pixels"] <= 0.60
+    assert summary["knn_random_init"] <= 0.35
