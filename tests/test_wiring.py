@@ -71,7 +71,7 @@ class Wheel(Rolling):
     def __init__(self, radius: float, spokes: int = 32, tyre: Tyre | None = None):
         BUILT.append("Wheel")
         if not radius > 0:
-            raise ValueError(f"radius must be positive, got {radius}.")
+            raise ValueError(f"radius must be positive,\ngot {radius}.")
         self.radius, self.spokes, self.tyre = radius, spokes, tyre
 
 

@@ -10,8 +10,8 @@ from cl.views.digits import write_digits
 def main() -> int:
     """Returns 0, or 5 if the folder cannot be used."""
     parser = argparse.ArgumentParser(
-        description="Writes a data set as WebDataset shards, one folder a split, each with an index.json that counts its "
-        "samples. Train on them with --param \"train/Shards.path = 'FOLDER/train'\"."
+        description="Writes a data set as WebDataset shards, one folder a split, each with an index.json that counts "
+        "its samples. @Shards() reads them: bind Shards.path = 'FOLDER/train'."
     )
     parser.add_argument("data", choices=["digits"], help="digits: the built-in handwritten digits in colour scenes")
     parser.add_argument("folder", type=Path, help="where to write; must be empty or not there yet")

@@ -101,7 +101,7 @@ class Wiring:
         call = _innermost_call(error)
         same = [node for node in self._tree.nodes() if node.component.selector == call["current_selector"]]
         node = next((node for node in same if node.scope == call["scope_str"]), same[0])
-        said = str(error).rstrip(".")
+        said = " ".join(str(error).split()).rstrip(".")
         literal = {
             name: binding
             for name, binding in node.bound.items()

@@ -99,20 +99,20 @@ def test_a_crop_larger_than_the_picture_repeats_its_border():
     torch.testing.assert_close(share, torch.full_like(share, 36 / 64 / 4), atol=0.01, rtol=0)
 
 
-@given(st.floats(-180, 180))
-def test_rotation_turns_about_the_middle(degrees):
-    # A dot off the middle lands where the rotation takes it.
-    side = 65
+def test_rotation_turns_about_the_middle():
+    # A dot off the middle lands on its circle, at any angle.
+    side, b = 65, 200
     image = torch.zeros(1, 3, side, side)
     image[:, :, 32, 52] = 1
-    image = gaussian_blur(image, torch.tensor([1.5]))
-    augmenter = BatchAugment(side, **STILL, rotate=180.0)
-    turn = torch.tensor([degrees / 360 + 0.5])
-    half = torch.tensor([0.5])
-    view = augmenter._resample(image, half, half, half, half, half, turn)[0, 0]
-    y, x = divmod(int(view.argmax()), side)
-    angle = math.radians(degrees)
-    assert abs(x - 32 - 20 * math.cos(angle)) <= 1 and abs(y - 32 + 20 * math.sin(angle)) <= 1
+    dots = gaussian_blur(image, torch.tensor([1.5])).expand(b, -1, -1, -1)
+    at = augment(dots, size=side, **STILL, rotate=180.0)[:, 0].flatten(1).argmax(dim=1)
+    x, y = at % side - 32, at // side - 32
+    assert ((x**2 + y**2).float().sqrt() - 20).abs().max() < 1.5
+    angle = torch.atan2(y.float(), x.float())
+    assert torch.histc(angle, bins=8, min=-math.pi, max=math.pi).min() >= b / 20
+    small = augment(dots, size=side, **STILL, rotate=30.0)[:, 0].flatten(1).argmax(dim=1)
+    angle = torch.atan2((small // side - 32).float(), (small % side - 32).float()).rad2deg()
+    assert 25 < angle.abs().max() < 33 and angle.min() < -20 and angle.max() > 20
 
 
 def naive_colour(image, brightness, contrast, saturation, turn, gray):

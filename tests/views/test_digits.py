@@ -145,7 +145,7 @@ def test_the_constructor_makes_nothing(tmp_path):
 
 
 def test_refuses_an_unknown_split():
-    with pytest.raises(Exception, match="train.*validation.*test"):  # the annotations' checker may come first
+    with pytest.raises(Exception, match=r"train.*validation.*test"):  # the annotations' checker may come first
         Digits("valid")  # type: ignore[arg-type]
 
 
