@@ -47,14 +47,14 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """
     final = folder / f"step-{checkpoint.step:08d}"
     aside = folder / f".{final.name}.{os.getpid()}"
-    files = {
-        "model.safetensors": _pack(checkpoint.model),
-        "optimizer.safetensors": _pack({**checkpoint.optimizer, "|rng": checkpoint.rng}),
-    }
-    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    state = {"step": checkpoint.step, "state": checkpoint.state, "sha256": checksums}
-    files["state.json"] = json.dumps(state, indent=1).encode()
     try:
+        files = {
+            "model.safetensors": _pack(checkpoint.model),
+            "optimizer.safetensors": _pack({**checkpoint.optimizer, "|rng": checkpoint.rng}),
+        }
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        state = {"step": checkpoint.step, "state": checkpoint.state, "sha256": checksums}
+        files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()

@@ -90,6 +90,10 @@ class Encoder(Protocol):
         """View numbers that are encoded."""
         ...
 
+    def layout(self, embedding: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """View numbers of an embedding's query rows and key rows, block by block; None: the keys are the queries."""
+        ...
+
     @property
     def modalities(self) -> int:
         """How many towers make rows of one embedding."""

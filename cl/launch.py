@@ -1,7 +1,6 @@
 """The command line: arguments to exit code."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -55,17 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the training; returns the exit code. Errors are one paragraph on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
+    taken: list[RunFolder] = []
     try:
-        code = _run(arguments)
+        _run(arguments, taken)
+        code = 0
     except ClError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = error.code
-    if arguments.out is not None and arguments.out.is_dir() and os.access(arguments.out, os.W_OK):
-        (arguments.out / f"exit.{os.environ.get('RANK', '0')}.json").write_text(json.dumps({"code": code}))
+    for folder in taken:
+        folder.write_json(f"exit.{os.environ.get('RANK', '0')}.json", {"code": code})
     return code
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
+    # The folder is this run's only once it was not refused: nothing is written to it before.
     if not arguments.gin and arguments.resume and arguments.out:
         arguments.gin = [str(arguments.out / "config.gin")]
     if not arguments.gin:
@@ -77,8 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is None:
         arguments.out = RunFolder.fresh(Path(arguments.gin[0]).stem)
     folder = RunFolder(arguments.out, arguments.resume)
+    taken.append(folder)
     folder.write("config.gin", config.config_str())
     folder.write("operative.gin", config.operative_str())
     print(f"writing to {folder.path}")
     training.run(folder, arguments.resume)
-    return 0

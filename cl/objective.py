@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cl.components import Encoder, Loss, NegativeProvider
-from cl.types import StepOutput, Views
+from cl.types import Embeddings, StepOutput, Views
 
 
 @gin.register
@@ -57,7 +57,7 @@ class Objective(nn.Module):
         return StepOutput(loss=total, losses=losses, embeddings=embeddings)
 
     @staticmethod
-    def _loss(term: Term, embeddings) -> torch.Tensor:
+    def _loss(term: Term, embeddings: Embeddings) -> torch.Tensor:
         contrasts = term.provider(embeddings)
         rows = [len(contrast.q) * (2 if contrast.both_ways else 1) for contrast in contrasts]
         losses = [term.loss(contrast) * (n / sum(rows)) for contrast, n in zip(contrasts, rows, strict=True)]

@@ -7,11 +7,15 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 import logging
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from cl.components import Capability
 from cl.errors import ConfigError
 from cl.negatives.queue import Queue
 from cl.objective import Term
 from cl.train import Training
+from cl.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ def check(training: Training) -> None:
         ConfigError: the first pair that cannot work. What only guards against collapse is a warning under
             `cl.train.allow_collapse`.
     """
-    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _queue):
+    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _queue, _contrasts):
         for message in rule(training):
             raise ConfigError(message)
     for message in _collapse(training):
@@ -125,6 +129,34 @@ def _queue(training: Training) -> Iterator[str]:
                 f"Term {name!r}: a queue of {queue.size} does not hold one batch's keys, {training.views.batch}. "
                 "Bind a larger Queue.size, or ask for it by Queue.shorter_than_batch = True."
             )
+
+
+def _contrasts(training: Training) -> Iterator[str]:
+    """Tries every provider on two made-up samples in the encoder's layout of views."""
+    for name, term in training.objective.terms.items():
+        q_views, k_views = training.objective.encoder.layout(term.embedding)
+        width = term.provider.dim if isinstance(term.provider, Queue) else 2
+        try:
+            contrasts = term.provider(_made_up(q_views, k_views, width))
+        except ValueError as error:
+            yield f"Term {name!r}: {error}."
+            continue
+        if not contrasts:
+            yield (
+                f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
+                f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that differ, such as "
+                "Momentum.query_views = (0,) and Momentum.key_views = (1,)."
+            )
+
+
+def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int) -> Embeddings:
+    def ids(views: tuple[int, ...]) -> Tensor:
+        return torch.tensor([(sample, sample, view) for view in views for sample in (0, 1)]).view(-1, 3)
+
+    q = torch.zeros(2 * len(q_views), width)
+    if k_views is None:
+        return Embeddings(q, ids(q_views), q_views)
+    return Embeddings(q, ids(q_views), q_views, torch.zeros(2 * len(k_views), width), ids(k_views), k_views)
 
 
 def _collapse(training: Training) -> Iterator[str]:

@@ -25,6 +25,8 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool):
         self.path = path
         self.checkpoints = path / "checkpoints"
+        if resume and not path.is_dir():
+            raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()) and not resume:

@@ -170,7 +170,7 @@ class Training:
                 self.engine.backward(output)
                 applied = self.engine.step(step)
             except NumericError as error:
-                folder.write_json("bad_batch.json", {"step": step.index, "keys": keys})
+                folder.write_json("bad_batch.json", {"step": step.index + 1, "keys": keys})
                 raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
         measured: dict[str, Tensor] = {}
         for hook in self.hooks:
@@ -206,6 +206,11 @@ class Training:
         self.load(checkpoint)
         self.engine.load_state_dict(dict(checkpoint.optimizer))
         self.views.load_state_dict(checkpoint.state["views"])
+        if len(self.hooks) != len(checkpoint.state["hooks"]):
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} has the state of {len(checkpoint.state['hooks'])} hooks, "
+                f"this configuration {len(self.hooks)}. Use the run's own config.gin."
+            )
         for hook, state in zip(self.hooks, checkpoint.state["hooks"], strict=True):
             hook.load_state_dict(state)
         torch.set_rng_state(checkpoint.rng)

@@ -90,8 +90,12 @@ class Embeddings:
         return replace(first, q=q, q_ids=q_ids, k=k, k_ids=k_ids)
 
     def detached(self) -> "Embeddings":
-        """The same rows without gradient."""
-        return replace(self, q=self.q.detach(), k=None if self.k is None else self.k.detach())
+        """The same rows without gradient; what was gathered stays gathered."""
+        rows = replace(self, q=self.q.detach(), k=None if self.k is None else self.k.detach())
+        if "everywhere" in self.__dict__:
+            keys, ids = self.everywhere
+            rows.__dict__["everywhere"] = keys.detach(), ids
+        return rows
 
     @property
     def keys(self) -> Float[Tensor, "n d"]:

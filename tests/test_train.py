@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_batchs_keys(accumulate,
     recorder = Recorder()
     built = training("simclr", hooks=[recorder], source=Poisoned, accumulate=accumulate, precision=precision)
     built.views.bad = 2 * accumulate  # the first batch of step 2
-    with pytest.raises(NumericError, match=r"Step 2.*not changed.*bad_batch\.json") as error:
+    with pytest.raises(NumericError, match=r"Step 3.*not changed.*bad_batch\.json") as error:
         built.run(folders())
     assert error.value.code == 4 and recorder.steps == [0, 1]
     weights = dict(built.objective.named_parameters())

@@ -62,6 +62,15 @@ class Momentum(nn.Module):
         """Names of what `forward` returns."""
         return self.online.embeddings
 
+    def layout(self, embedding: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """View numbers of an embedding's query rows and key rows, block by block."""
+        every, _ = self.online.layout(embedding)
+        queries, keys = (
+            tuple(view for view in every if chosen is None or view in chosen)
+            for chosen in (self.query_views, self.key_views)
+        )
+        return queries, keys
+
     @property
     def views(self) -> frozenset[int]:
         """View numbers that are encoded."""

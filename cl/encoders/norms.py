@@ -9,6 +9,8 @@ import gin
 import torch
 from torch import Tensor, nn
 
+from cl.errors import ConfigError
+
 
 def placed_norm(norm: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
     """As timm calls a `norm_layer`: with a device and a dtype, which modules get later."""
@@ -50,6 +52,11 @@ class SplitBatchNorm(BatchNorm):
         """`n c ...` to the same shape."""
         if not self.training:
             return super().forward(input)
+        if len(input) < 2 * self.splits:
+            raise ConfigError(
+                f"A batch of {len(input)} in {self.splits} parts leaves fewer than two rows a part, which have no "
+                "statistics. Lower SplitBatchNorm.splits, or give a larger batch."
+            )
         return torch.cat([super(SplitBatchNorm, self).forward(part) for part in input.tensor_split(self.splits)])
 
 

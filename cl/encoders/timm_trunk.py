@@ -1,6 +1,7 @@
 """A trunk by its timm name."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ def timm_trunk(
         weights: a safetensors file under timm's keys. Nothing is ever downloaded.
     """
     if name not in timm.list_models():
-        near = ", ".join(timm.list_models(f"*{name}*")[:3])
-        raise ConfigError(f"timm has no model {name!r}{f'; it has {near}' if near else ''}. See timm.list_models().")
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3))
+        raise ConfigError(
+            f"timm has no model {name!r}{f'; near it are {near}' if near else ''}. See timm.list_models()."
+        )
     options = dict(args or {})
     if norm is not None:
         options["norm_layer"] = placed_norm(norm)
@@ -46,5 +49,8 @@ def timm_trunk(
     if weights is not None:
         if not Path(weights).is_file():
             raise ConfigError(f"Timm.weights: there is no file {weights!r}. Give a safetensors file on this machine.")
-        trunk.load_state_dict(load_file(weights))
+        try:
+            trunk.load_state_dict(load_file(weights))
+        except RuntimeError as error:
+            raise ConfigError(f"Timm.weights: {weights!r} does not hold the trunk of {name!r}: {error}") from error
     return trunk

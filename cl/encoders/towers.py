@@ -54,6 +54,10 @@ class Towers(nn.Module):
         """Names of what `forward` returns."""
         return frozenset(embedding for _, _, _, embedding in self.routes)
 
+    def layout(self, embedding: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """View numbers of an embedding's query rows and key rows, block by block; None: the keys are the queries."""
+        return tuple(view for view, _, _, name in self.routes if name == embedding), None
+
     @property
     def views(self) -> frozenset[int]:
         """View numbers that are encoded."""
@@ -86,8 +90,8 @@ class Towers(nn.Module):
         }
 
     def finish(self, z: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        """Float32 rows, on the unit sphere if this encoder's are."""
-        return F.normalize(z.float(), dim=1) if self.unit_norm else z.float()
+        """Float32 rows, on the unit sphere if this encoder's are; a zero row stays zero, with a bounded gradient."""
+        return F.normalize(z.float(), dim=1, eps=1e-6) if self.unit_norm else z.float()
 
     def _features(self, views: Views) -> dict[tuple[str, int], Tensor]:
         features: dict[tuple[str, int], Tensor] = {}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cl.components import Step
-from cl.errors import NumericError
+from cl.errors import CheckpointError, NumericError
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.rules import set_rates
@@ -72,8 +72,8 @@ class LocalEngine:
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if not torch.isfinite(output.loss + norm):
             raise NumericError(
-                f"Step {step.index}: the loss is {output.loss.item():g} and the gradient's norm {norm.item():g}. The "
-                "weights were not changed. Lower the learning rate or raise the temperature, and look at the input."
+                f"Step {step.index + 1}: the loss is {output.loss.item():g} and the gradient's norm {norm.item():g}. "
+                "The weights were not changed. Lower the learning rate or raise the temperature, and look at the input."
             )
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, self.clip, norm)
@@ -85,7 +85,7 @@ class LocalEngine:
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, tensors by parameter name."""
         state = self.optimizer.state
-        return {
+        return {f"optimizer|{type(self.optimizer).__name__}": torch.zeros(1)} | {
             f"{name}|{key}": value
             for group in self.optimizer.param_groups
             for name, parameter in zip(group["names"], group["params"], strict=True)
@@ -95,6 +95,12 @@ class LocalEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
+        kind = f"optimizer|{type(self.optimizer).__name__}"
+        if kind not in state:
+            have = next((key.split("|")[1] for key in state if key.startswith("optimizer|")), "another optimizer")
+            raise CheckpointError(
+                f"The checkpoint holds the state of {have}; this run steps with {kind.split('|')[1]}."
+            )
         for group in self.optimizer.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 prefix = f"{name}|"

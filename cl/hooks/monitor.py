@@ -52,7 +52,7 @@ class CollapseMonitor:
         collapsed = self.in_a_row >= self.patience
         if collapsed and self.stop:
             raise NumericError(
-                f"The embeddings collapsed at step {step.index}: feature std {std:.2g} (healthy: about "
+                f"The embeddings collapsed at step {step.index + 1}: feature std {std:.2g} (healthy: about "
                 f"{1 / math.sqrt(q.shape[1]):.2g}), effective rank {rank:.1f} of {q.shape[1]}, for {self.in_a_row} "
                 f"measurements. See what prevents collapse in this recipe; CollapseMonitor.stop = False goes on."
             )

@@ -20,7 +20,7 @@ class UpdateMomentum(Stateless):
 
     Args:
         momentum: a number in [0, 1], or a schedule of it (BYOL: `Cosine(0.99, 1)`).
-        buffers: what becomes of the copy's floating-point buffers, BatchNorm's running statistics: "own" leaves them
+        buffers: what becomes of the copy's buffers, BatchNorm's running statistics: "own" leaves them
             to the copy's own batches (MoCo's and BYOL's references), "copy" takes the online network's, "average"
             moves them as the weights.
     """

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl.components import Capability, NegativeProvider
 from cl.distributed import mean_over_ranks, world_size
+from cl.errors import ConfigError
 from cl.types import Contrast, Embeddings, StaleSame
 
 
@@ -51,6 +52,7 @@ class Queue(nn.Module):
             raise ValueError(f"Queue.size must be at least 1, got {size}")
         self.inner = inner
         self.size = size
+        self.dim = dim
         self.stale_same: StaleSame = stale_same
         self.shorter_than_batch = shorter_than_batch
         added: frozenset[Capability] = frozenset({"queue", "negatives"})
@@ -71,6 +73,11 @@ class Queue(nn.Module):
     def _with(self, contrast: Contrast, keys: Float[Tensor, "f d"], ids: Int64[Tensor, "f 3"]) -> Contrast:
         if contrast.both_ways:
             raise ValueError("Queue: the inner provider's keys are its queries in both directions; use momentum keys")
+        rows = contrast.q.shape[1]
+        if rows != keys.shape[1]:
+            raise ConfigError(
+                f"Queue.dim is {keys.shape[1]} and the embeddings are {rows} wide. Bind Queue.dim = {rows}."
+            )
         # Clones: the hook writes the buffers in place, and a graph may still need what it read.
         pool, pool_ids, stale = keys.clone(), ids.clone(), torch.ones_like(ids[:, 0], dtype=torch.bool)
         if contrast.pool is not None and contrast.pool_ids is not None:

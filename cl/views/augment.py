@@ -22,7 +22,7 @@ from math import log, pi
 import gin
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
@@ -30,8 +30,16 @@ from cl.components import Capability
 from cl.views.random import uniforms
 from cl.views.samples import Samples
 
-_LUMA = (0.299, 0.587, 0.114)
-_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).double()
+_RGB = torch.linalg.inv(_YIQ)
+# What a colour is made of: its luma; its chroma; its chroma a quarter turn on.
+_PARTS = torch.stack(
+    [
+        torch.outer(_RGB[:, 0], _YIQ[0]),
+        torch.outer(_RGB[:, 1], _YIQ[1]) + torch.outer(_RGB[:, 2], _YIQ[2]),
+        torch.outer(_RGB[:, 2], _YIQ[1]) - torch.outer(_RGB[:, 1], _YIQ[2]),
+    ]
+)
 _DRAWS = 16
 
 
@@ -122,7 +130,7 @@ class BatchAugment:
     ) -> Float[Tensor, "b c s s"]:
         """View number `view` of pictures that are uint8, or float in [0, 1]."""
         u = uniforms(seed, epoch, sample, view, _DRAWS).unbind(dim=1)
-        x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        x = images / 255 if images.dtype == torch.uint8 else images.float()
         x = self._resample(x, (*u[:6], u[15]))
         x = self._recolour(x, u[6:12])
         blur, sigma, solarize = u[12:15]
@@ -130,7 +138,7 @@ class BatchAugment:
             low, high = self.sigma
             x = gaussian_blur(x, (low + (high - low) * sigma) * (blur < self.blur))
         if self.solarize > 0:
-            x = torch.where((x >= 0.5) & (solarize < self.solarize)[:, None, None, None], 1 - x, x)
+            x = torch.where((solarize < self.solarize)[:, None, None, None], 0.5 - (x - 0.5).abs(), x)
         return x
 
     def _resample(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
@@ -146,10 +154,13 @@ class BatchAugment:
         angle = (2 * turn - 1) * (self.rotate * pi / 180)
         cos, sin, mirror = angle.cos(), angle.sin(), 1 - 2 * (flip < self.flip).float()
         lean = ((2 * slant - 1) * (self.shear * pi / 180)).tan()
-        rows = [cos * crop_w * mirror / w, (cos * lean - sin) * crop_h / w, 2 * x0 / w]
-        rows += [sin * crop_w * mirror / h, (sin * lean + cos) * crop_h / h, 2 * y0 / h]
-        theta = rearrange(torch.stack(rows), "(i j) b -> b i j", i=2)
-        grid = F.affine_grid(theta, [len(x), x.shape[1], self.size, self.size], align_corners=False)
+        # Places in the picture as complex numbers, in halves of its sides: what half a view is, and its middle.
+        right = torch.complex(cos * crop_w * mirror / w, sin * crop_w * mirror / h)
+        down = torch.complex((cos * lean - sin) * crop_h / w, (sin * lean + cos) * crop_h / h)
+        middle = torch.complex(2 * x0 / w, 2 * y0 / h)
+        at = (2 * torch.arange(self.size, device=x.device) + 1) / self.size - 1
+        columns, rows = at * right[:, None] + middle[:, None], at * down[:, None]
+        grid = torch.view_as_real(columns[:, None, :] + rows[:, :, None])
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _recolour(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
@@ -181,23 +192,19 @@ def colour_map(
     contrast turns; `turn` is in radians; `gray` is boolean.
     """
     brightness, contrast, saturation = factors
-    luma = mean.new_tensor(_LUMA)
-    offset = (1 - contrast) * brightness * (mean @ luma)
-    yiq = mean.new_tensor(_YIQ)
-    rgb = torch.linalg.inv(yiq)
+    offset = (1 - contrast) * brightness * (mean @ _YIQ[0].to(mean))
     # Saturation and hue act on the chroma plane alone: a scaled rotation there.
     chroma = saturation * ~gray
-    along, across = chroma * turn.cos(), chroma * turn.sin()
-    to_luma = torch.outer(rgb[:, 0], yiq[0])
-    same = torch.outer(rgb[:, 1], yiq[1]) + torch.outer(rgb[:, 2], yiq[2])
-    turned = torch.outer(rgb[:, 2], yiq[1]) - torch.outer(rgb[:, 1], yiq[2])
-    matrix = to_luma + along[:, None, None] * same + across[:, None, None] * turned
-    return matrix * (brightness * contrast)[:, None, None], offset[:, None, None].expand(-1, 3, 1)
+    shares = torch.stack([torch.ones_like(chroma), chroma * turn.cos(), chroma * turn.sin()], dim=1)
+    matrix = einsum(shares * (brightness * contrast)[:, None], _PARTS.to(mean), "b part, part i j -> b i j")
+    return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
 def gaussian_blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
     """Each picture blurred with its own standard deviation, in pixels; 0 leaves it as it is."""
-    rows, columns = (_smoothing(side, sigma) for side in x.shape[-2:])
+    h, w = x.shape[-2:]
+    rows = _smoothing(h, sigma)
+    columns = rows if w == h else _smoothing(w, sigma)
     x = einsum(x, columns, "b c h w, b v w -> b c h v")
     return einsum(x, rows, "b c h w, b v h -> b c v w")
 
@@ -205,6 +212,7 @@ def gaussian_blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"]) -> Flo
 def _smoothing(side: int, sigma: Tensor) -> Tensor:
     at = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
     distance = (at[:, None] - at) ** 2
-    # Below a twentieth of a pixel the neighbours' weight is zero anyway, and nothing is divided by zero.
-    kernel = (-distance / (2 * sigma.clamp(min=0.05) ** 2)[:, None, None]).exp()
+    # From below a twentieth of a pixel the neighbours' weight is nothing anyway; e^-80 is nothing, too, but not a
+    # denormal number, with which processors are slow.
+    kernel = (-distance / (2 * sigma.clamp(min=0.05) ** 2)[:, None, None]).clamp(min=-80).exp()
     return kernel / kernel.sum(dim=-1, keepdim=True)

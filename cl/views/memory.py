@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cl.components import Capability, Place
-from cl.errors import DataError
+from cl.errors import ConfigError, DataError
 from cl.types import Views
 from cl.views.groups import Grouping, stable_hash
 from cl.views.samples import DataSet, Samples
@@ -58,6 +58,8 @@ class MemoryViews:
 
     def iterate(self, place: Place) -> Iterator[Views]:
         """Batches for ever, this rank's share of each."""
+        if self.batch % place.world:
+            raise ConfigError(f"MemoryViews.batch {self.batch} is not a multiple of the {place.world} processes.")
         samples = self.data.load()
         if self.batch > len(samples):
             raise DataError(

@@ -72,7 +72,7 @@ def test_timm_weights_come_from_a_file(tmp_path):
 
 
 def test_wrong_names_are_configuration_errors():
-    with pytest.raises(ConfigError, match=r"timm has no model 'resnet10'; it has .*resnet10"):
+    with pytest.raises(ConfigError, match=r"timm has no model 'resnet10'; near it are .*resnet10"):
         timm_trunk("resnet10")
     with pytest.raises(ConfigError, match=r"timm has no model 'no_such'\. See"):
         timm_trunk("no_such")

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(value, precision):
     before = weights(objective)
     bad = pictures(4)
     bad.crops[0][1] = value
-    with pytest.raises(NumericError, match=r"Step 7.*weights were not changed") as error:
+    with pytest.raises(NumericError, match=r"Step 8.*weights were not changed") as error:
         run(engine, [bad], first=7)
     assert error.value.code == 4 and same(weights(objective), before)
 

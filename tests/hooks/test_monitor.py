@@ -57,7 +57,7 @@ def test_measures_every_so_often_and_at_the_end(every, total):
 def test_stops_when_asked_to():
     hook = CollapseMonitor(every=1, patience=2, stop=True)
     hook(OBJECTIVE, POINT, Step(0, 10))
-    with pytest.raises(NumericError, match="collapsed at step 1") as error:
+    with pytest.raises(NumericError, match="collapsed at step 2") as error:
         hook(OBJECTIVE, POINT, Step(1, 10))
     assert error.value.code == 4
 
