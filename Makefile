@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= moco_v2
-export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help train test test-slow check results clean
 

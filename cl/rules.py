@@ -144,8 +144,8 @@ def _contrasts(training: Training) -> Iterator[str]:
         if not contrasts:
             yield (
                 f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
-                f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that differ, such as "
-                "Momentum.query_views = (0,) and Momentum.key_views = (1,)."
+                f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that "
+                "differ, such as Momentum.query_views = (0,) and Momentum.key_views = (1,)."
             )
 
 

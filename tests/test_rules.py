@@ -206,6 +206,17 @@ REFUSED = {
     ),
 }
 
+REFUSED |= {
+    "views that never differ": (
+        lambda: training(momentum(count=1), info_nce(queue()), [EMA, FILL], views(1)),
+        r"finds nothing to contrast.*\(0,\) and key views \(0,\).*Momentum\.key_views",
+    ),
+    "a queue between keys that are queries": (
+        lambda: training(siamese(tower()), info_nce(queue(InBatch(False), trained_keys=True)), [FILL]),
+        r"'only': Queue: .*use momentum keys",
+    ),
+}
+
 COLLAPSING = {
     "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
     "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),

@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_batchs_keys(accumulate,
     assert all(torch.equal(p, recorder.weights[name]) for name, p in weights.items())
     bad = json.loads((folders(resume=True).path / "bad_batch.json").read_text())
     batches = list(itertools.islice(fresh_views(), 3 * accumulate))[2 * accumulate :]
-    assert bad == {"step": 2, "keys": [key for views in batches for key in views.keys]}
+    assert bad == {"step": 3, "keys": [key for views in batches for key in views.keys]}
     assert not (folders(resume=True).path / "summary.json").exists()
 
 
