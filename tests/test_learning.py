@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = {"simclr": 200, "supcon": 150, "moco_v2": 400, "supcon_queue": 300, "byol": 500, "clip": 200}
+STEPS = {"simclr": 200, "supcon": 400, "moco_v2": 400, "supcon_queue": 300, "byol": 500, "clip": 200}
 
 
 @pytest.mark.slow
@@ -20,8 +20,7 @@ def test_a_short_run_beats_the_random_start(recipe: str, tmp_path: Path):
         command += ["--param", param]
     subprocess.run([*command, "--out", tmp_path / "run"], check=True)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    figure = "zero_shot" if recipe == "clip" else "knn"
-    assert summary[figure] > summary[f"{figure}_random_init"] + 0.03
+    assert summary["knn"] > summary["knn_random_init"] + 0.03
     assert not summary["collapsed"]
     assert summary["knn_raw_pixels"] <= 0.60
     assert summary["knn_random_init"] <= 0.35
