@@ -470,8 +470,8 @@ def test_ambiguous_component(write, monkeypatch):
 
 
 def test_unknown_root(write):
-    with pytest.raises(ConfigError, match=r"no component is called `toy.bike`. Did you mean `toy.bicycle`\?"):
-        wiring.read([write(GOOD)], imports=[__name__], root="toy.bike")
+    with pytest.raises(ConfigError, match=r"no component is called `toy.bicycel`. Did you mean `toy.bicycle`\?"):
+        wiring.read([write(GOOD)], imports=[__name__], root="toy.bicycel")
 
 
 def test_module_that_cannot_be_imported(write):

@@ -75,7 +75,15 @@ class StreamViews:
         while True:
             stream = _Epoch(self, place, self.epoch, self.position)
             rows: list[tuple[Sample, list[Tensor]]] = []
-            for row in DataLoader(stream, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is):
+            # A generator of its own: the loader would draw its workers' seed from the training's.
+            loader = DataLoader(
+                stream,
+                batch_size=None,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),
+            )
+            for row in loader:
                 rows.append(row)
                 if len(rows) == self.batch // place.world:
                     self.position += self.batch
