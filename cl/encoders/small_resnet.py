@@ -24,5 +24,9 @@ def small_resnet(
         raise ValueError(f"SmallResNet has four stages: give four widths, not {tuple(widths)}")
 
     block: Any = BasicBlock  # timm annotates an instance and takes the class
-    trunk = ResNet(block, (1, 1, 1, 1), channels=tuple(widths), num_classes=0, norm_layer=placed_norm(norm))
-    return with_small_stem(trunk, stride)
+    layer, stem = placed_norm(norm), widths[0]
+    trunk = ResNet(block, (1, 1, 1, 1), channels=tuple(widths), num_classes=0, norm_layer=layer)
+    # timm's stem has 64 channels whatever the widths; twice the first stage's cost a quarter of the step.
+    trunk.bn1, trunk.layer1 = layer(stem), nn.Sequential(block(stem, stem, norm_layer=layer))
+    with_small_stem(trunk, stride, stem).init_weights()
+    return trunk
