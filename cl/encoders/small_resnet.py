@@ -26,7 +26,7 @@ def small_resnet(
     block: Any = BasicBlock  # timm annotates an instance and takes the class
     layer, stem = placed_norm(norm), widths[0]
     trunk = ResNet(block, (1, 1, 1, 1), channels=tuple(widths), num_classes=0, norm_layer=layer)
-    # timm's stem has 64 channels whatever the widths; twice the first stage's cost a quarter of the step.
+    # timm's stem has 64 channels whatever the widths; half of them save a quarter of the trunk's time.
     trunk.bn1, trunk.layer1 = layer(stem), nn.Sequential(block(stem, stem, norm_layer=layer))
     with_small_stem(trunk, stride, stem).init_weights()
     return trunk

@@ -5,7 +5,7 @@ from torch import nn
 
 
 def with_small_stem(trunk: ResNet, stride: int = 1, width: int = 64) -> ResNet:
-    """Replaces, in place, the 7x7 stride-2 convolution by a 3x3 of `width` channels, and drops the max-pool.
+    """Replaces, in place, the 7x7 stride-2 convolution by a 3x3 of the given width, and drops the max-pool.
 
     Otherwise a 32-pixel picture ends as a map of 1x1 (SimCLR, Chen et al. 2020, appendix B.9).
     """

@@ -25,6 +25,16 @@ def test_small_resnet_keeps_a_map_and_timms_keys():
     assert all(name in timms for name in trunk.state_dict() if "downsample" not in name)
 
 
+def test_the_stem_is_as_wide_as_the_first_stage():
+    trunk = small_resnet((4, 8, 8, 16), stride=2)
+    assert trunk.conv1.weight.shape == (4, 3, 3, 3) and trunk.bn1.weight.shape == (4,)
+    assert trunk.layer1[0].downsample is None
+    maps = []
+    trunk.layer1.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
+    trunk(PICTURES)
+    assert maps == [(2, 4, 16, 16)]
+
+
 def test_small_resnet_has_1_2_million_parameters():
     assert 1.1e6 < sum(p.numel() for p in small_resnet().parameters()) < 1.3e6
 
