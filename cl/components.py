@@ -94,6 +94,10 @@ class Encoder(Protocol):
         """View numbers of an embedding's query rows and key rows, block by block; None: the keys are the queries."""
         ...
 
+    def width(self, embedding: str) -> int | None:
+        """d of an embedding; None: its heads do not say."""
+        ...
+
     @property
     def modalities(self) -> int:
         """How many towers make rows of one embedding."""

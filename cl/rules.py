@@ -123,8 +123,15 @@ def _batch(training: Training) -> Iterator[str]:
 
 def _queue(training: Training) -> Iterator[str]:
     for name, term in training.objective.terms.items():
-        queue = term.provider
-        if isinstance(queue, Queue) and queue.size < training.views.batch and not queue.shorter_than_batch:
+        queue, width = term.provider, training.objective.encoder.width(term.embedding)
+        if not isinstance(queue, Queue):
+            continue
+        if queue.dim != (width or queue.dim):
+            yield (
+                f"Term {name!r}: Queue.dim is {queue.dim} and the embedding {term.embedding!r} is {width} wide. "
+                f"Bind Queue.dim = {width}."
+            )
+        if queue.size < training.views.batch and not queue.shorter_than_batch:
             yield (
                 f"Term {name!r}: a queue of {queue.size} does not hold one batch's keys, {training.views.batch}. "
                 "Bind a larger Queue.size, or ask for it by Queue.shorter_than_batch = True."

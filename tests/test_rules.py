@@ -91,8 +91,8 @@ def align(provider=None, **settings):
     return Term(PositivesOnly() if provider is None else provider, Alignment(), **settings)
 
 
-def queue(inner=None, size=8, **settings):
-    return Queue(PositivesOnly() if inner is None else inner, size=size, dim=4, **settings)
+def queue(inner=None, size=8, dim=4, **settings):
+    return Queue(PositivesOnly() if inner is None else inner, size=size, dim=dim, **settings)
 
 
 def pairs():
@@ -199,6 +199,10 @@ REFUSED = {
     "a batch of one": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(batch=1)),
         r"'only'.*a batch of 1 has none.*MemoryViews\.batch",
+    ),
+    "a queue of another width": (
+        lambda: training(momentum(), info_nce(queue(dim=5)), [EMA, FILL]),
+        r"Queue\.dim is 5 and the embedding 'z' is 4 wide\. Bind Queue\.dim = 4",
     ),
     "a queue shorter than the batch": (
         lambda: training(momentum(), info_nce(queue(size=7)), [EMA, FILL]),

@@ -40,6 +40,7 @@ class MLP(nn.Sequential):
             if i < last:
                 layers.append(nn.ReLU())
         super().__init__(*layers)
+        self.in_features, self.out_features = widths[0], widths[-1]
 
     def forward(self, input: Tensor) -> Tensor:
         """`n widths[0]` to `n widths[-1]`; not normalised to the sphere, which is the encoder's work."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.encoders.mlp import MLP
 from cl.encoders.towers import Rows, Towers
 from cl.types import Embeddings, Views
 
@@ -38,10 +39,17 @@ class Momentum(nn.Module):
         shuffle_keys: bool = False,
     ):
         super().__init__()
-        for name in predictors or {}:
+        for name, predictor in (predictors or {}).items():
             if name not in encoder.embeddings:
                 raise ValueError(
                     f"predictors names {name!r}; the encoder's embeddings are {sorted(encoder.embeddings)}"
+                )
+            width = encoder.width(name)
+            known = width is not None and isinstance(predictor, MLP | nn.Linear)
+            if known and (predictor.in_features, predictor.out_features) != (width, width):
+                raise ValueError(
+                    f"predictor {name!r} maps {predictor.in_features} to {predictor.out_features} features, and the "
+                    f"embedding it predicts has {width}"
                 )
         for view in (*(query_views or ()), *(key_views or ())):
             if view not in encoder.views:
@@ -70,6 +78,10 @@ class Momentum(nn.Module):
             for chosen in (self.query_views, self.key_views)
         )
         return queries, keys
+
+    def width(self, embedding: str) -> int | None:
+        """d of an embedding; None: its heads do not say."""
+        return self.online.width(embedding)
 
     @property
     def views(self) -> frozenset[int]:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.encoders.mlp import MLP
+
 
 @gin.register
 class Tower(nn.Module):
@@ -18,6 +20,9 @@ class Tower(nn.Module):
         frozen: no gradient, always in eval mode, absent from the optimizer (LiT).
         mean: of the pictures' channels. A part of the model, so training, evaluation and export cannot disagree.
         std: of the pictures' channels.
+
+    Raises:
+        ValueError: a linear head or MLP does not take what the trunk makes, where the trunk says `num_features`.
     """
 
     mean: Tensor
@@ -32,6 +37,14 @@ class Tower(nn.Module):
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ):
         super().__init__()
+        features = getattr(trunk, "num_features", None)  # timm's word; a trunk that does not say is not checked
+        for name, head in heads.items():
+            wanted = head.in_features if isinstance(head, MLP | nn.Linear) else features
+            if features not in (None, wanted):
+                raise ValueError(
+                    f"head {name!r} takes {wanted} features and the trunk makes {features}, so its first width must be "
+                    f"{features}"
+                )
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
         self.frozen = frozen

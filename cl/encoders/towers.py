@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.encoders.mlp import MLP
 from cl.encoders.tower import Tower
 from cl.types import Embeddings, Views
 
@@ -35,6 +36,9 @@ class Towers(nn.Module):
         joint: whether views of one tower and shape run as one batch, so that BatchNorm sees them together (SimCLR),
             or one by one (BYOL, MoCo).
         unit_norm: whether rows are put on the unit sphere; VICReg and Barlow Twins say no.
+
+    Raises:
+        ValueError: a route names what is not there, or two heads of one embedding say different `out_features`.
     """
 
     def __init__(self, towers: dict[str, Tower], routes: Sequence[Route], joint: bool = True, unit_norm: bool = True):
@@ -48,6 +52,10 @@ class Towers(nn.Module):
         self.joint = joint
         self.unit_norm = unit_norm
         self.provides: frozenset[Capability] = frozenset({"unit norm"} if unit_norm else ())
+        for embedding in self.embeddings:
+            widths = self._widths(embedding)
+            if len(widths) > 1:
+                raise ValueError(f"embedding {embedding!r} has rows of widths {sorted(widths)} from different heads")
 
     @property
     def embeddings(self) -> frozenset[str]:
@@ -57,6 +65,14 @@ class Towers(nn.Module):
     def layout(self, embedding: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """View numbers of an embedding's query rows and key rows, block by block; None: the keys are the queries."""
         return tuple(view for view, _, _, name in self.routes if name == embedding), None
+
+    def width(self, embedding: str) -> int | None:
+        """d of an embedding; None: its heads do not say."""
+        return min(self._widths(embedding), default=None)
+
+    def _widths(self, embedding: str) -> set[int]:
+        heads = [_tower(self.towers, tower).heads[head] for _, tower, head, name in self.routes if name == embedding]
+        return {head.out_features for head in heads if isinstance(head, MLP | nn.Linear)}
 
     @property
     def views(self) -> frozenset[int]:

@@ -13,6 +13,7 @@ from cl.encoders.mlp import MLP
 from cl.encoders.momentum import Momentum
 from cl.encoders.norms import BatchNorm, GroupNorm, SplitBatchNorm
 from cl.encoders.siamese import siamese
+from cl.encoders.tower import Tower
 from cl.losses.alignment import Alignment
 from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
@@ -148,3 +149,11 @@ def test_wrong_names_are_refused():
         Momentum(siamese(tower()), predictors={"y": nn.Identity()})
     with pytest.raises(ValueError, match="view 2 has no route"):
         Momentum(siamese(tower()), key_views=(2,))
+
+
+def test_a_predictor_of_another_width_is_refused():
+    for wrong in (MLP((3, 8, 4)), MLP((4, 8, 3)), nn.Linear(4, 3)):
+        with pytest.raises(ValueError, match=r"predictor 'z' maps \d to \d features.*has 4"):
+            Momentum(siamese(tower(d=4)), predictors={"z": wrong})
+    unknown = Momentum(siamese(Tower(nn.Flatten(), {"z": nn.Identity()})), predictors={"z": MLP((3, 8, 3))})
+    assert unknown.width("z") is None and Momentum(siamese(tower(d=4))).width("z") == 4

@@ -9,6 +9,7 @@ from torch import nn
 
 from cl.components import Encoder
 from cl.encoders.dual import dual
+from cl.encoders.mlp import MLP
 from cl.encoders.norms import BatchNorm
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
@@ -170,3 +171,22 @@ def test_a_wrong_route_is_named():
         Towers({"image": tower()}, [(0, "image", "z", "z"), (1, "image", "y", "z")])
     with pytest.raises(ValueError, match="names tower 'text'"):
         Towers({"image": tower()}, [(0, "text", "z", "z")])
+
+
+class Says(nn.Flatten):
+    num_features = 8
+
+
+def test_heads_that_do_not_fit_their_trunk_are_refused():
+    for head in (MLP((7, 4)), nn.Linear(7, 4)):
+        with pytest.raises(ValueError, match="'z' takes 7 .* makes 8, so its first width must be 8"):
+            Tower(Says(), {"z": head})
+    Tower(Says(), {"z": MLP((8, 4)), "y": nn.Identity()})
+    Tower(nn.Flatten(), {"z": MLP((7, 4))})
+
+
+def test_the_width_of_an_embedding_is_its_heads():
+    assert siamese(tower(d=3)).width("z") == 3
+    assert siamese(Tower(trunk(), {"z": nn.Identity()})).width("z") is None
+    with pytest.raises(ValueError, match=r"embedding 'z' has rows of widths \[3, 4\]"):
+        dual(tower(d=3), tower(d=4))
