@@ -16,7 +16,7 @@ class MLP(nn.Sequential):
     Args:
         widths: of the input, every hidden layer and the output.
         norm: makes the normalisation of a hidden width; None: none.
-        norm_last: normalise the output as well, without the ReLU.
+        norm_last: makes that of the output, which no ReLU follows; None: none.
         bias_last: whether the last linear layer has a bias. Layers followed by a norm keep theirs, as the references.
     """
 
@@ -24,19 +24,18 @@ class MLP(nn.Sequential):
         self,
         widths: Sequence[int],
         norm: Callable[[int], nn.Module] | None = None,
-        norm_last: bool = False,
+        norm_last: Callable[[int], nn.Module] | None = None,
         bias_last: bool = True,
     ):
         if len(widths) < 2:
             raise ValueError(f"MLP.widths needs an input and an output width, got {tuple(widths)}")
-        if norm_last and norm is None:
-            raise ValueError("MLP.norm_last needs MLP.norm")
         layers: list[nn.Module] = []
         last = len(widths) - 2
         for i, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
             layers.append(nn.Linear(inner, outer, bias=i < last or bias_last))
-            if norm is not None and (i < last or norm_last):
-                layers.append(norm(outer))
+            here = norm if i < last else norm_last
+            if here is not None:
+                layers.append(here(outer))
             if i < last:
                 layers.append(nn.ReLU())
         super().__init__(*layers)

@@ -11,12 +11,13 @@ def kinds(head):
 
 
 def test_published_heads():
-    simclr = MLP((8, 8, 8, 4), norm=BatchNorm, norm_last=True)
+    simclr = MLP((8, 8, 8, 4), norm=BatchNorm, norm_last=BatchNorm)
     assert kinds(simclr) == ["Linear", "BatchNorm", "ReLU"] * 2 + ["Linear", "BatchNorm"]
     assert kinds(MLP((8, 8, 4))) == ["Linear", "ReLU", "Linear"]  # MoCo v2
     byol = MLP((8, 16, 4), norm=BatchNorm, bias_last=False)
     assert kinds(byol) == ["Linear", "BatchNorm", "ReLU", "Linear"]
     assert byol[0].bias is not None and byol[-1].bias is None
+    assert kinds(MLP((8, 8, 4), norm_last=BatchNorm)) == ["Linear", "ReLU", "Linear", "BatchNorm"]
     assert kinds(MLP((8, 4), bias_last=False)) == ["Linear"]  # CLIP
 
 
@@ -35,5 +36,3 @@ def test_widths_are_the_layers():
 def test_wrong_widths_are_refused():
     with pytest.raises(ValueError, match=r"MLP\.widths"):
         MLP((3,))
-    with pytest.raises(ValueError, match=r"MLP\.norm_last needs MLP\.norm"):
-        MLP((3, 2), norm_last=True)

@@ -179,7 +179,7 @@ class Says(nn.Flatten):
 
 def test_heads_that_do_not_fit_their_trunk_are_refused():
     for head in (MLP((7, 4)), nn.Linear(7, 4)):
-        with pytest.raises(ValueError, match="'z' takes 7 .* makes 8, so its first width must be 8"):
+        with pytest.raises(ValueError, match=r"'z' takes 7 .* makes 8, so its first width must be 8"):
             Tower(Says(), {"z": head})
     Tower(Says(), {"z": MLP((8, 4)), "y": nn.Identity()})
     Tower(nn.Flatten(), {"z": MLP((7, 4))})

@@ -1,0 +1,65 @@
+"""Batch normalisation that leaves no two features correlated."""
+
+import gin
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cl.errors import ConfigError
+
+
+@gin.register
+class DecorrelatedBatchNorm(nn.Module):
+    """Whitens groups of features over the batch: mean 0, variance 1, no correlation inside a group.
+
+    At a projector's end it keeps embeddings from lying in a few directions, which batch normalisation of every feature
+    by itself allows (Hua et al. 2021, arXiv:2105.00470; Ermolov et al. 2021, arXiv:2007.06346). It whitens by the
+    Cholesky factor of the covariance, as the latter; Huang et al. (2018, arXiv:1804.08450), who introduced it, use
+    ZCA. There are no affine parameters. Statistics are this process's.
+
+    Args:
+        width: of the input.
+        group: features that are whitened together; must divide `width`. A batch needs more rows than this.
+        eps: added to the variances.
+        momentum: of the running mean and covariance, which eval mode uses.
+    """
+
+    running_mean: Float[Tensor, "c"]
+    running_covariance: Float[Tensor, "parts g g"]
+
+    def __init__(self, width: int, group: int = 64, eps: float = 1e-3, momentum: float = 0.1):
+        super().__init__()
+        if group < 1 or width % group:
+            raise ValueError(f"group must divide the width {width}, got {group}")
+        self.group = group
+        self.eps = eps
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_covariance", torch.eye(group).repeat(width // group, 1, 1))
+
+    def forward(self, input: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The rows, whitened; at least float32 whatever autocast says.
+
+        Raises:
+            ConfigError: in train mode, of a batch too small to have a covariance.
+        """
+        if self.training and len(input) <= self.group:
+            raise ConfigError(
+                f"A batch of {len(input)} rows cannot decorrelate groups of {self.group} features. "
+                "Lower DecorrelatedBatchNorm.group, or give a larger batch."
+            )
+        with torch.autocast(input.device.type, enabled=False):
+            x = input.to(torch.promote_types(input.dtype, torch.float32))
+            mean = x.mean(dim=0) if self.training else self.running_mean
+            parts = (x - mean).unflatten(1, (-1, self.group)).transpose(0, 1)
+            covariance = parts.mT @ parts / len(x) if self.training else self.running_covariance
+            if self.training:
+                self._remember(mean.detach(), covariance.detach())
+            noise = self.eps * torch.eye(self.group, dtype=covariance.dtype, device=covariance.device)
+            factor = torch.linalg.cholesky(covariance + noise)
+            white = torch.linalg.solve_triangular(factor, parts.mT, upper=False)
+            return white.permute(2, 0, 1).flatten(1)
+
+    def _remember(self, mean: Tensor, covariance: Tensor) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_covariance.lerp_(covariance.to(self.running_covariance), self.momentum)
