@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "gin").rglob("*.gin"))
 RECIPES = [path for path in FILES if "\n#   python tools/train.py" in path.read_text()]
 FRAGMENTS = [path for path in FILES if path not in RECIPES]
-SMALL = ["MemoryViews.batch = 8"]
+SMALL = ["MemoryViews.batch = 40"]
 
 
 def name(path: Path) -> str:

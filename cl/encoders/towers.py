@@ -33,8 +33,8 @@ class Towers(nn.Module):
     Args:
         towers: networks by name.
         routes: (view, tower, head, embedding) each. The rows of an embedding come in the routes' order.
-        joint: whether views of one tower and shape run as one batch, so that BatchNorm sees them together (SimCLR),
-            or one by one (BYOL, MoCo).
+        joint: whether views of one tower and shape run as one batch, trunk and heads, so that BatchNorm sees them
+            together (SimCLR), or one by one (BYOL, MoCo).
         unit_norm: whether rows are put on the unit sphere; VICReg and Barlow Twins say no.
 
     Raises:
@@ -90,12 +90,11 @@ class Towers(nn.Module):
 
     def rows(self, views: Views) -> dict[str, Rows]:
         """Rows of every embedding before normalisation; routes of views that are not there are passed over."""
-        features = self._features(views)
+        made = self._made(views)
         found: dict[str, list[tuple[int, Tensor]]] = {}
         for view, tower, head, embedding in self.routes:
             if view in views.numbers:
-                z = _tower(self.towers, tower).heads[head](features[tower, view])
-                found.setdefault(embedding, []).append((view, z))
+                found.setdefault(embedding, []).append((view, made[tower, head, view]))
         return {
             name: Rows(
                 z=torch.cat([z for _, z in parts]),
@@ -109,20 +108,28 @@ class Towers(nn.Module):
         """Float32 rows, on the unit sphere if this encoder's are; a zero row stays zero, with a bounded gradient."""
         return F.normalize(z.float(), dim=1, eps=1e-6) if self.unit_norm else z.float()
 
-    def _features(self, views: Views) -> dict[tuple[str, int], Tensor]:
-        features: dict[tuple[str, int], Tensor] = {}
+    def _made(self, views: Views) -> dict[tuple[str, str, int], Tensor]:
+        """What every head that is asked for makes of a view, by (tower, head, view)."""
+        made: dict[tuple[str, str, int], Tensor] = {}
+        asked = {(tower, head, view) for view, tower, head, _ in self.routes}
         for name in self.towers:
+            tower = _tower(self.towers, name)
             crops = {
-                view: views.crops[views.numbers.index(view)]
-                for view in dict.fromkeys(view for view, tower, _, _ in self.routes if tower == name)
-                if view in views.numbers
+                view: crop
+                for view, crop in zip(views.numbers, views.crops, strict=True)
+                if any((name, head, view) in asked for head in tower.heads)
             }
-            batches = _by_shape(crops) if self.joint else [[view] for view in crops]
-            for batch in batches:
-                whole = self.towers[name](torch.cat([crops[view] for view in batch]))
-                for view, part in zip(batch, whole.chunk(len(batch)), strict=True):
-                    features[name, view] = part
-        return features
+            for batch in _by_shape(crops) if self.joint else [[view] for view in crops]:
+                features = tower(torch.cat([crops[view] for view in batch]))
+                for head, network in tower.heads.items():
+                    here = [view for view in batch if (name, head, view) in asked]
+                    if not here:
+                        continue
+                    parts = dict(zip(batch, features.chunk(len(batch)), strict=True))
+                    x = features if here == batch else torch.cat([parts[view] for view in here])
+                    for view, z in zip(here, network(x).chunk(len(here)), strict=True):
+                        made[name, head, view] = z
+        return made
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
         """Trunk features of inputs that come as view number `view`."""

@@ -61,8 +61,8 @@ def test_siamese_rows_are_the_tower_of_every_view(b, views, joint, unit_norm):
 def test_joint_and_one_by_one_differ_by_batch_norm_alone():
     batch = pictures(6)
     batch = Views((batch.crops[0], batch.crops[1] ** 3), (0, 1), batch.group, batch.sample)
-    for norm, same in ((None, True), (BatchNorm, False)):
-        net = tower(norm=norm)
+    in_head = Tower(trunk(), {"z": MLP((8, 4), norm_last=BatchNorm)})
+    for net, same in ((tower(), True), (tower(norm=BatchNorm), False), (in_head, False)):
         joint, single = siamese(net, joint=True)(batch)["z"].q, siamese(net, joint=False)(batch)["z"].q
         assert torch.allclose(joint, single, atol=1e-6) == same
 
