@@ -1,9 +1,12 @@
 """CLIP's text trunk."""
 
+from contextlib import nullcontext
+
 import gin
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @gin.register
@@ -52,6 +55,9 @@ class TextTransformer(nn.Module):
         n, t = tokens.shape
         mask = nn.Transformer.generate_square_subsequent_mask(t, device=tokens.device)
         x = self.widen(self.token(tokens)) + self.position[:t]
-        for block in self.blocks:
-            x = block(x, src_mask=mask, is_causal=True)
+        # On CPU the fused attention's bfloat16 backward takes ten times as long as the plain one (30 against 3 ms for 128
+        # texts of 24 tokens, one thread).
+        with sdpa_kernel(SDPBackend.MATH) if tokens.device.type == "cpu" else nullcontext():
+            for block in self.blocks:
+                x = block(x, src_mask=mask, is_causal=True)
         return self.norm(x[torch.arange(n, device=tokens.device), tokens.argmax(dim=1)])
