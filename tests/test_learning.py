@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STEPS = {"simclr": 200, "supcon": 250, "moco_v2": 250, "supcon_queue": 800, "byol": 500, "clip": 400}
+STEPS = {"simclr": 200, "supcon": 250, "moco_v2": 250, "supcon_queue": 800, "byol": 150, "clip": 400}
 
 
 @pytest.mark.slow
