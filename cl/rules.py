@@ -126,7 +126,7 @@ def _queue(training: Training) -> Iterator[str]:
         queue, width = term.provider, training.objective.encoder.width(term.embedding)
         if not isinstance(queue, Queue):
             continue
-        if queue.dim != (width or queue.dim):
+        if width not in (None, queue.dim):
             yield (
                 f"Term {name!r}: Queue.dim is {queue.dim} and the embedding {term.embedding!r} is {width} wide. "
                 f"Bind Queue.dim = {width}."

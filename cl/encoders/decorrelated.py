@@ -2,10 +2,11 @@
 
 import gin
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cl.errors import ConfigError
+from cl.errors import ConfigError, NumericError
 
 
 @gin.register
@@ -15,11 +16,12 @@ class DecorrelatedBatchNorm(nn.Module):
     At a projector's end it keeps embeddings from lying in a few directions, which batch normalisation of every feature
     by itself allows (Hua et al. 2021, arXiv:2105.00470; Ermolov et al. 2021, arXiv:2007.06346). It whitens by the
     Cholesky factor of the covariance, as the latter; Huang et al. (2018, arXiv:1804.08450), who introduced it, use
-    ZCA. There are no affine parameters. Statistics are this process's.
+    ZCA. There are no affine parameters. Statistics are this process's. With hardly more rows than a group has features,
+    whitened rows are nearly orthogonal whatever came in; a batch has to have twice as many.
 
     Args:
         width: of the input.
-        group: features that are whitened together; must divide `width`. A batch needs more rows than this.
+        group: features that are whitened together; must divide `width`.
         eps: added to the variances.
         momentum: of the running mean and covariance, which eval mode uses.
     """
@@ -38,27 +40,31 @@ class DecorrelatedBatchNorm(nn.Module):
         self.register_buffer("running_covariance", torch.eye(group).repeat(width // group, 1, 1))
 
     def forward(self, input: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """The rows, whitened; at least float32 whatever autocast says.
+        """The rows, whitened; at least float32 whatever autocast says. Inside it computes in float64: in float32 a
+        covariance of one strong direction has no factor.
 
         Raises:
-            ConfigError: in train mode, of a batch too small to have a covariance.
+            ConfigError: in train mode, of a batch of fewer than `2 group` rows.
+            NumericError: the covariance is not finite, or too close to singular for float64 too.
         """
-        if self.training and len(input) <= self.group:
+        if self.training and len(input) < 2 * self.group:
             raise ConfigError(
-                f"A batch of {len(input)} rows cannot decorrelate groups of {self.group} features. "
-                "Lower DecorrelatedBatchNorm.group, or give a larger batch."
+                f"A batch of {len(input)} rows is too small to decorrelate groups of {self.group} features: it needs "
+                "twice as many. Lower DecorrelatedBatchNorm.group, or give a larger batch."
             )
         with torch.autocast(input.device.type, enabled=False):
-            x = input.to(torch.promote_types(input.dtype, torch.float32))
-            mean = x.mean(dim=0) if self.training else self.running_mean
-            parts = (x - mean).unflatten(1, (-1, self.group)).transpose(0, 1)
-            covariance = parts.mT @ parts / len(x) if self.training else self.running_covariance
+            x = input.double()
+            mean = x.mean(dim=0) if self.training else self.running_mean.double()
+            parts = rearrange(x - mean, "n (p g) -> p n g", g=self.group)
+            covariance = parts.mT @ parts / len(x) if self.training else self.running_covariance.double()
+            noise = self.eps * torch.eye(self.group, dtype=covariance.dtype, device=covariance.device)
+            factor, failed = torch.linalg.cholesky_ex(covariance + noise)
+            if failed.any():
+                raise NumericError("DecorrelatedBatchNorm: the features' covariance is not finite, or is singular.")
             if self.training:
                 self._remember(mean.detach(), covariance.detach())
-            noise = self.eps * torch.eye(self.group, dtype=covariance.dtype, device=covariance.device)
-            factor = torch.linalg.cholesky(covariance + noise)
-            white = torch.linalg.solve_triangular(factor, parts.mT, upper=False)
-            return white.permute(2, 0, 1).flatten(1)
+            white = rearrange(torch.linalg.solve_triangular(factor, parts.mT, upper=False), "p g n -> n (p g)")
+            return white.to(torch.promote_types(input.dtype, torch.float32))
 
     def _remember(self, mean: Tensor, covariance: Tensor) -> None:
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)

@@ -100,7 +100,7 @@ class Momentum(nn.Module):
         keys = self._keys(_chosen(views, self.key_views))
         return {
             name: Embeddings(
-                q=self.online.finish(self.predictors[name](rows.z) if name in self.predictors else rows.z),
+                q=self.online.finish(self._predicted(name, rows)),
                 q_ids=rows.ids,
                 q_views=rows.views,
                 k=self.target.finish(keys[name].z),
@@ -109,6 +109,12 @@ class Momentum(nn.Module):
             )
             for name, rows in queries.items()
         }
+
+    def _predicted(self, name: str, rows: Rows) -> Float[Tensor, "m d"]:
+        if name not in self.predictors:
+            return rows.z
+        blocks = [rows.z] if self.online.joint else rows.z.chunk(len(rows.views))
+        return torch.cat([self.predictors[name](block) for block in blocks])
 
     @torch.no_grad()
     def _keys(self, views: Views) -> dict[str, Rows]:

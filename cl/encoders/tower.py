@@ -22,7 +22,7 @@ class Tower(nn.Module):
         std: of the pictures' channels.
 
     Raises:
-        ValueError: a linear head or MLP does not take what the trunk makes, where the trunk says `num_features`.
+        ValueError: a linear head or MLP does not take what the trunk makes, where the trunk says.
     """
 
     mean: Tensor
@@ -37,7 +37,8 @@ class Tower(nn.Module):
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ):
         super().__init__()
-        features = getattr(trunk, "num_features", None)  # timm's word; a trunk that does not say is not checked
+        # timm's words: some trunks end in a wider layer than `num_features`. A trunk that says neither is not checked.
+        features = getattr(trunk, "head_hidden_size", None) or getattr(trunk, "num_features", None)
         for name, head in heads.items():
             wanted = head.in_features if isinstance(head, MLP | nn.Linear) else features
             if features not in (None, wanted):

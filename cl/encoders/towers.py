@@ -90,11 +90,11 @@ class Towers(nn.Module):
 
     def rows(self, views: Views) -> dict[str, Rows]:
         """Rows of every embedding before normalisation; routes of views that are not there are passed over."""
-        made = self._made(views)
+        encoded = self._encoded(views)
         found: dict[str, list[tuple[int, Tensor]]] = {}
         for view, tower, head, embedding in self.routes:
             if view in views.numbers:
-                found.setdefault(embedding, []).append((view, made[tower, head, view]))
+                found.setdefault(embedding, []).append((view, encoded[tower, head, view]))
         return {
             name: Rows(
                 z=torch.cat([z for _, z in parts]),
@@ -108,28 +108,26 @@ class Towers(nn.Module):
         """Float32 rows, on the unit sphere if this encoder's are; a zero row stays zero, with a bounded gradient."""
         return F.normalize(z.float(), dim=1, eps=1e-6) if self.unit_norm else z.float()
 
-    def _made(self, views: Views) -> dict[tuple[str, str, int], Tensor]:
-        """What every head that is asked for makes of a view, by (tower, head, view)."""
-        made: dict[tuple[str, str, int], Tensor] = {}
-        asked = {(tower, head, view) for view, tower, head, _ in self.routes}
+    def _encoded(self, views: Views) -> dict[tuple[str, str, int], Tensor]:
+        """Rows by (tower, head, view), of the views that are there and have a route."""
+        crops = dict(zip(views.numbers, views.crops, strict=True))
+        encoded: dict[tuple[str, str, int], Tensor] = {}
         for name in self.towers:
             tower = _tower(self.towers, name)
-            crops = {
-                view: crop
-                for view, crop in zip(views.numbers, views.crops, strict=True)
-                if any((name, head, view) in asked for head in tower.heads)
+            heads = {
+                head: [v for v in crops if any(r[:3] == (v, name, head) for r in self.routes)] for head in tower.heads
             }
-            for batch in _by_shape(crops) if self.joint else [[view] for view in crops]:
-                features = tower(torch.cat([crops[view] for view in batch]))
-                for head, network in tower.heads.items():
-                    here = [view for view in batch if (name, head, view) in asked]
-                    if not here:
-                        continue
-                    parts = dict(zip(batch, features.chunk(len(batch)), strict=True))
-                    x = features if here == batch else torch.cat([parts[view] for view in here])
-                    for view, z in zip(here, network(x).chunk(len(here)), strict=True):
-                        made[name, head, view] = z
-        return made
+            mine = {view: crop for view, crop in crops.items() if any(view in chosen for chosen in heads.values())}
+            for batch in _by_shape(mine) if self.joint else [[view] for view in mine]:
+                features = tower(torch.cat([mine[view] for view in batch])).chunk(len(batch))
+                for head, chosen in heads.items():
+                    here = [view for view in batch if view in chosen]
+                    if here:
+                        z = tower.heads[head](torch.cat([features[batch.index(view)] for view in here]))
+                        encoded |= {
+                            (name, head, view): part for view, part in zip(here, z.chunk(len(here)), strict=True)
+                        }
+        return encoded
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
         """Trunk features of inputs that come as view number `view`."""

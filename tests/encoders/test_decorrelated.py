@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.norms import BatchNorm
-from cl.errors import ConfigError
+from cl.errors import ConfigError, NumericError
 from cl.evaluation.spectrum import effective_rank
 
 
@@ -19,7 +19,7 @@ def covariance(x):
     return x.T @ x / len(x) - torch.outer(x.mean(dim=0), x.mean(dim=0))
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 20), st.integers(0, 1000))
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 20), st.integers(0, 1000))
 def test_features_of_a_group_have_variance_one_and_no_correlation(group, parts, more, seed):
     x = correlated(8 * group + more, group * parts, seed)
     y = DecorrelatedBatchNorm(group * parts, group=group, eps=1e-12)(x)
@@ -57,10 +57,17 @@ def test_rows_on_a_line_leave_it_where_batch_norm_leaves_them_there():
     assert effective_rank(DecorrelatedBatchNorm(16, group=16, eps=1e-8)(x), centred=False) > 15
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_one_strong_direction_has_a_factor_at_any_scale(scale):
+    generator = torch.Generator().manual_seed(0)
+    line = torch.randn(256, 1, generator=generator) @ torch.randn(1, 64, generator=generator) * scale
+    assert torch.isfinite(DecorrelatedBatchNorm(64)(line)).all()
+
+
 def test_a_collapsed_batch_is_finite_with_finite_gradients():
     x = torch.ones(8, 4, requires_grad=True)
     y = DecorrelatedBatchNorm(4, group=4)(x)
-    y.square().sum().backward()
+    (y * torch.arange(32.0).view(8, 4)).sum().backward()
     assert torch.equal(y, torch.zeros(8, 4)) and x.grad is not None and torch.isfinite(x.grad).all()
 
 
@@ -74,13 +81,24 @@ def test_eval_mode_uses_what_was_seen_and_no_company():
 
 
 def test_bfloat16_rows_under_autocast_come_out_float32():
+    x, norm = correlated(16, 4, 2).bfloat16(), DecorrelatedBatchNorm(4, group=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = DecorrelatedBatchNorm(4, group=2)(correlated(16, 4, 2).bfloat16())
+        y = norm(x)
     assert y.dtype == torch.float32
+    torch.testing.assert_close(y, norm(x.float()))
+
+
+def test_a_batch_that_has_no_factor_is_a_numeric_error_and_leaves_no_trace():
+    norm = DecorrelatedBatchNorm(4, group=4)
+    with pytest.raises(NumericError, match="covariance is not finite"):
+        norm(torch.full((8, 4), torch.nan))
+    assert torch.equal(norm.running_mean, torch.zeros(4))
 
 
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="group must divide the width 6, got 4"):
         DecorrelatedBatchNorm(6, group=4)
-    with pytest.raises(ConfigError, match=r"4 rows cannot decorrelate groups of 4.*DecorrelatedBatchNorm\.group"):
-        DecorrelatedBatchNorm(4, group=4)(torch.zeros(4, 4))
+    with pytest.raises(
+        ConfigError, match=r"7 rows is too small to decorrelate groups of 4.*DecorrelatedBatchNorm\.group"
+    ):
+        DecorrelatedBatchNorm(4, group=4)(torch.zeros(7, 4))

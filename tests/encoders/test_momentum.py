@@ -151,6 +151,14 @@ def test_wrong_names_are_refused():
         Momentum(siamese(tower()), key_views=(2,))
 
 
+@pytest.mark.parametrize("joint, rows", [(True, [6]), (False, [3, 3])])
+def test_the_predictor_sees_the_views_as_the_encoder_does(joint, rows):
+    predictor, seen = MLP((4, 8, 4), norm=BatchNorm), []
+    predictor.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
+    Momentum(siamese(tower(), joint=joint), predictors={"z": predictor})(pictures(3))
+    assert seen == rows
+
+
 def test_a_predictor_of_another_width_is_refused():
     for wrong in (MLP((3, 8, 4)), MLP((4, 8, 3)), nn.Linear(4, 3)):
         with pytest.raises(ValueError, match=r"predictor 'z' maps \d to \d features.*has 4"):

@@ -177,6 +177,19 @@ class Says(nn.Flatten):
     num_features = 8
 
 
+def test_a_head_for_some_of_the_views_gets_theirs():
+    net = Tower(trunk(), {"some": MLP((8, 4), norm_last=BatchNorm), "all": MLP((8, 4), norm_last=BatchNorm)})
+    whole = pictures(5, views=3)
+    routes = [(2, "image", "some", "a"), (0, "image", "some", "a"), *((v, "image", "all", "b") for v in (1, 2, 0))]
+    encoder = Towers({"image": net}, routes, unit_norm=False)
+    found = encoder(whole)
+    x = [net(crop) for crop in whole.crops]
+    first, last = net.heads["some"](torch.cat([x[0], x[2]])).chunk(2)
+    torch.testing.assert_close(found["a"].q, torch.cat([last, first]))
+    zero, one, two = net.heads["all"](torch.cat(x)).chunk(3)
+    torch.testing.assert_close(found["b"].q, torch.cat([one, two, zero]))
+
+
 def test_heads_that_do_not_fit_their_trunk_are_refused():
     for head in (MLP((7, 4)), nn.Linear(7, 4)):
         with pytest.raises(ValueError, match=r"'z' takes 7 .* makes 8, so its first width must be 8"):

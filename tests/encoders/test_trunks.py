@@ -6,10 +6,12 @@ import torch
 from safetensors.torch import save_file
 from timm.models.resnet import ResNet
 
+from cl.encoders.mlp import MLP
 from cl.encoders.norms import BatchNorm, GroupNorm, SplitBatchNorm
 from cl.encoders.small_resnet import small_resnet
 from cl.encoders.timm_trunk import timm_trunk
 from cl.encoders.torchvision_trunk import torchvision_trunk
+from cl.encoders.tower import Tower
 from cl.errors import ConfigError
 
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,3 +97,11 @@ def test_wrong_names_are_configuration_errors():
 @pytest.mark.parametrize("name, width", [("resnet18", 512), ("mnasnet0_5", 1280)])
 def test_torchvision_by_name(name, width):
     assert torchvision_trunk(name).eval()(torch.rand(1, 3, 64, 64)).shape == (1, width)
+
+
+def test_a_head_fits_a_trunk_that_ends_in_a_wider_layer_than_its_features():
+    wide = timm_trunk("mobilenetv3_small_050")
+    assert (wide.num_features, wide.head_hidden_size) == (288, 1024)
+    Tower(wide, {"z": MLP((1024, 8))})
+    with pytest.raises(ValueError, match="first width must be 1024"):
+        Tower(wide, {"z": MLP((288, 8))})
