@@ -8,9 +8,10 @@ import logging
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.errors import ConfigError
 from cl.negatives.queue import Queue
 from cl.objective import Term
@@ -36,7 +37,7 @@ def check(training: Training) -> None:
         ConfigError: the first pair that cannot work. What only guards against collapse is a warning under
             `cl.train.allow_collapse`.
     """
-    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _queue, _contrasts):
+    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _whitening, _queue, _contrasts):
         for message in rule(training):
             raise ConfigError(message)
     for message in _collapse(training):
@@ -119,6 +120,21 @@ def _batch(training: Training) -> Iterator[str]:
                 f"Term {name!r} takes its negatives from the batch, and a batch of 1 has none. "
                 f"Bind {type(training.views).__name__}.batch to 2 or more."
             )
+
+
+def _whitening(training: Training) -> Iterator[str]:
+    encoder = training.objective.encoder
+    # At most: a head may also get the views one by one.
+    rows = training.views.batch * training.views.views
+    for module in encoder.modules() if isinstance(encoder, nn.Module) else ():
+        if isinstance(module, DecorrelatedBatchNorm) and rows < 2 * module.group:
+            source = type(training.views).__name__
+            yield (
+                f"{source}.batch = {training.views.batch} gives a head at most {rows} rows, and DecorrelatedBatchNorm "
+                f"needs {2 * module.group} to whiten groups of {module.group}. Bind a larger {source}.batch, or a "
+                "DecorrelatedBatchNorm.group of at most half the rows."
+            )
+            return
 
 
 def _queue(training: Training) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 import logging
 import re
+from functools import partial
 
 import pytest
 import torch
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
 
+from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
+from cl.encoders.mlp import MLP
 from cl.encoders.momentum import Momentum
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
@@ -199,6 +202,13 @@ REFUSED = {
     "a batch of one": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(batch=1)),
         r"'only'.*a batch of 1 has none.*MemoryViews\.batch",
+    ),
+    "a batch too small to whiten": (
+        lambda: training(
+            siamese(Tower(trunk(), {"z": MLP((8, 18), norm_last=partial(DecorrelatedBatchNorm, group=9))})),
+            info_nce(InBatch(True)),
+        ),
+        r"MemoryViews\.batch = 8 gives a head at most 16 rows.*needs 18.*groups of 9.*MemoryViews\.batch",
     ),
     "a queue of another width": (
         lambda: training(momentum(), info_nce(queue(dim=5)), [EMA, FILL]),
