@@ -23,16 +23,17 @@ exit codes: 0 done, 2 configuration, 3 data, 4 numeric, 5 checkpoint or disk, 6 
 after a checkpoint."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of tools/train.py."""
-    arguments = argparse.ArgumentParser(
-        description="Trains what a gin file wires together.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_argument("--gin", action="append", default=[], metavar="FILE", help="recipe; later files override")
+def add_configuration(arguments: argparse.ArgumentParser) -> None:
+    """The arguments that name a configuration, the same for every tool: `gin`, `param` and `imports`."""
     arguments.add_argument(
-        "--param", action="append", default=[], metavar="BINDING", help="one binding, 'Name.parameter = value'"
+        "--gin", action="append", default=[], metavar="FILE", help="a recipe; a later one overrides an earlier one"
+    )
+    arguments.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="one binding ('Component.parameter = value') or macro ('NAME = value'), over all files; may be repeated",
     )
     arguments.add_argument(
         "--import",
@@ -40,8 +41,18 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="module with your own components",
+        help="a module on PYTHONPATH that registers components of your own; may be repeated",
     )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of tools/train.py."""
+    arguments = argparse.ArgumentParser(
+        description="Trains what a gin file wires together.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_configuration(arguments)
     arguments.add_argument("--out", type=Path, metavar="DIR", help="output folder; default runs/<recipe>-<n>")
     arguments.add_argument(
         "--resume", action="store_true", help="continue the run in --out (with its own config.gin if no --gin is given)"

@@ -21,7 +21,8 @@ from cl.types import Embeddings
 logger = logging.getLogger(__name__)
 
 REMEDY: dict[Capability, str] = {
-    "momentum": "wrap the encoder: Objective.encoder = @Momentum(), and add @UpdateMomentum() to cl.train.hooks",
+    "momentum": "wrap the encoder: Objective.encoder = @Momentum(), with @UpdateMomentum() in cl.train.hooks; or take "
+    "out what needs it",
     "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
     "paired": "bind Term.provider = @PositivesOnly()",
     "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
@@ -188,7 +189,8 @@ def _collapse(training: Training) -> Iterator[str]:
         return
     for capability, remedy in {
         "keys without gradient": "wrap the encoder in @Momentum()",
-        "predictor": "bind Momentum.predictors = {'z': @MLP()}",
+        "predictor": "bind Momentum.predictors = {'z': @predictor/MLP()}, and predictor/MLP.widths from the "
+        "embedding's width back to it",
     }.items():
         if capability not in training.objective.encoder.provides:
             yield (

@@ -56,7 +56,7 @@ def run(check_gin, components, tmp_path, monkeypatch, capsys) -> Callable[..., t
 
     def run(content: str, *options: str) -> tuple[int, str, str]:
         (tmp_path / "a.gin").write_text(content)
-        code = check_gin.main(["a.gin", "--import", "kite_components", "--root", "toy.kite", *options])
+        code = check_gin.main(["--gin", "a.gin", "--import", "kite_components", "--root", "toy.kite", *options])
         return code, *capsys.readouterr()
 
     yield run
@@ -105,14 +105,19 @@ def test_rules_are_checked_for_a_training_only(run, check_gin, monkeypatch):
             return ""
 
     monkeypatch.setattr(check_gin.wiring, "read", lambda *arguments: Built())
-    assert check_gin.main(["a.gin"]) == 0
+    assert check_gin.main(["--gin", "a.gin"]) == 0
     assert checked == ["training"]
 
     def refuse(training: str) -> None:
         raise ConfigError("a queue without keys")
 
     monkeypatch.setattr(rules, "check", refuse)
-    assert check_gin.main(["a.gin"]) == 2
+    assert check_gin.main(["--gin", "a.gin"]) == 2
+
+
+def test_nothing_to_check(check_gin, capsys):
+    assert check_gin.main([]) == 2
+    assert "give a recipe with --gin" in capsys.readouterr().err
 
 
 def test_help(check_gin, capsys):
@@ -120,12 +125,12 @@ def test_help(check_gin, capsys):
         check_gin.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("FILE", "--param", "--import", "Exit code", "python tools/check_gin.py gin/"))
+    assert all(word in shown for word in ("FILE", "--param", "--import", "Exit code", "check_gin.py --gin gin/"))
 
 
 def test_as_a_command(tmp_path):
     (tmp_path / "a.gin").write_text("import os\n")
-    command = [sys.executable, ROOT / "tools" / "check_gin.py", "a.gin"]
+    command = [sys.executable, ROOT / "tools" / "check_gin.py", "--gin", "a.gin"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("check_gin: a.gin:1: `import os` is refused")

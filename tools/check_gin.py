@@ -1,6 +1,6 @@
 """Reads gin files, builds what they say and draws it as a tree. Opens no data.
 
-    python tools/check_gin.py gin/simclr.gin --param 'cl.train.steps = 100'
+    python tools/check_gin.py --gin gin/simclr.gin --param 'cl.train.steps = 100'
 
 Exit code 0: the configuration is sound. 2: it is not, and the message says what, where, and what to do.
 """
@@ -10,32 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from cl import rules, wiring
-from cl.errors import ClError
+from cl.errors import ClError, ConfigError
+from cl.launch import add_configuration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks what the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="gin files; a later one overrides an earlier one")
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="'NAME = VALUE'",
-        help="one binding ('Component.parameter = value') or macro ('NAME = value'), over all files; may be repeated",
-    )
-    parser.add_argument(
-        "--import",
-        action="append",
-        default=[],
-        dest="imports",
-        metavar="MODULE",
-        help="a module on PYTHONPATH that registers components of your own; may be repeated",
-    )
+    add_configuration(parser)
     parser.add_argument("--root", default="cl.train", metavar="NAME", help="the component to build (default: cl.train)")
     options = parser.parse_args(arguments)
     try:
-        configuration = wiring.read(options.files, options.param, options.imports, options.root)
+        if not options.gin:
+            raise ConfigError("Nothing to check: give a recipe with --gin, for example --gin gin/simclr.gin.")
+        configuration = wiring.read(options.gin, options.param, options.imports, options.root)
         root = configuration.build()
         if options.root == "cl.train":
             rules.check(root)

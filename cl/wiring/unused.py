@@ -94,7 +94,10 @@ def _explain(binding: Binding, settled: Settled, tree: Node) -> str:
         hint = nearest(binding.scope, scopes) if scopes else "It is built without a scope."
         return f"{what}: nothing builds `{binding.selector}` in the scope `{binding.scope}`. {hint} Else remove it."
     others = ", ".join(dict.fromkeys(str(node.bound[binding.parameter]) for node in same))
-    return f"{what}: wherever `{binding.selector}` is built, another binding comes first: {others}. Remove it."
+    return (
+        f"{what}: wherever `{binding.selector}` is built, another binding comes first: {others}. Change that one, or "
+        "remove this."
+    )
 
 
 def _near(selector: str, tree: Node) -> str:
