@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.types import Contrast, Embeddings, StepOutput, Views
@@ -29,6 +29,7 @@ Capability = Literal[
     "paired",  # every query has its own positive, row by row
     "negatives",  # a query meets keys of other samples
     "unit norm",  # rows lie on the unit sphere
+    "free length",  # rows are as long as the head makes them
     "labels",  # samples carry a label
     "captions",  # samples carry a caption
 ]
@@ -105,6 +106,18 @@ class Encoder(Protocol):
 
     def __call__(self, views: Views) -> dict[str, Embeddings]: ...
 
+    def queries(self, views: Views) -> dict[str, Embeddings]:
+        """The call's queries alone."""
+        ...
+
+    def keys(self, views: Views) -> dict[str, Embeddings]:
+        """The call's keys alone, as the queries of what is returned; empty where the keys are the queries."""
+        ...
+
+    def key_order(self, b: int) -> Int64[Tensor, "b"] | None:
+        """The order in which a batch is to be given to `keys`, drawn anew; None: as it is."""
+        ...
+
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
         """Trunk features of inputs that come as view number `view`, from the network that is evaluated."""
         ...
@@ -130,9 +143,15 @@ class NegativeProvider(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """A number for a Contrast: the mean over its contributing rows. Never communicates; owns the temperature."""
+    """A number for a Contrast: the mean over its contributing rows. Never communicates; owns the temperature.
+
+    Attributes:
+        needs: what encoder, views and provider must provide.
+        spreads: it is at its worst, not its best, where all rows are one point: no partner need prevent that.
+    """
 
     needs: frozenset[Capability]
+    spreads: bool
 
     def __call__(self, contrast: Contrast) -> Float[Tensor, ""]: ...
 

@@ -51,7 +51,10 @@ class Objective(nn.Module):
 
     def forward(self, views: Views) -> StepOutput:
         """The weighted sum of the terms; a term is the mean over all rows of its Contrasts."""
-        embeddings = self.encoder(views)
+        return self.contrast(self.encoder(views))
+
+    def contrast(self, embeddings: dict[str, Embeddings]) -> StepOutput:
+        """The same of embeddings, wherever they come from."""
         losses = {name: self._loss(term, embeddings[term.embedding]) for name, term in self.terms.items()}
         total = torch.stack([self.terms[name].weight * loss for name, loss in losses.items()]).sum()
         return StepOutput(loss=total, losses=losses, embeddings=embeddings)

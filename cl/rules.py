@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cl.components import Capability
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
+from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
 from cl.negatives.queue import Queue
 from cl.objective import Term
@@ -26,6 +27,8 @@ REMEDY: dict[Capability, str] = {
     "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
     "paired": "bind Term.provider = @PositivesOnly()",
     "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
+    "unit norm": "bind the encoder's unit_norm = True",
+    "free length": "bind the encoder's unit_norm = False, such as Siamese.unit_norm",
     "labels": "use data with labels, or group by sample: @BySample()",
     "captions": "use data with captions, or drop what reads them",
 }
@@ -126,14 +129,15 @@ def _batch(training: Training) -> Iterator[str]:
 def _whitening(training: Training) -> Iterator[str]:
     encoder = training.objective.encoder
     # At most: a head may also get the views one by one.
-    rows = training.views.batch * training.views.views
+    samples = smallest_piece(training.views.batch, training.engine.piece)
+    rows = samples * training.views.views
     for module in encoder.modules() if isinstance(encoder, nn.Module) else ():
         if isinstance(module, DecorrelatedBatchNorm) and rows < 2 * module.group:
             source = type(training.views).__name__
             yield (
-                f"{source}.batch = {training.views.batch} gives a head at most {rows} rows, and DecorrelatedBatchNorm "
-                f"needs {2 * module.group} to whiten groups of {module.group}. Bind a larger {source}.batch, or a "
-                "DecorrelatedBatchNorm.group of at most half the rows."
+                f"{samples} samples at a time give a head at most {rows} rows, and DecorrelatedBatchNorm needs "
+                f"{2 * module.group} to whiten groups of {module.group}. Bind a larger {source}.batch (or the "
+                "engine's piece), or a DecorrelatedBatchNorm.group of at most half the rows."
             )
             return
 
@@ -185,7 +189,7 @@ def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: i
 
 def _collapse(training: Training) -> Iterator[str]:
     terms: dict[str, Term] = training.objective.terms
-    if any("negatives" in term.loss.needs for term in terms.values()):
+    if any(term.loss.spreads for term in terms.values()):
         return
     for capability, remedy in {
         "keys without gradient": "wrap the encoder in @Momentum()",
@@ -194,6 +198,6 @@ def _collapse(training: Training) -> Iterator[str]:
     }.items():
         if capability not in training.objective.encoder.provides:
             yield (
-                f"Nothing keeps the embeddings apart: no term has negatives, and the encoder has no {capability} that "
-                f"would make up for it. To mend it, {remedy}, or choose a loss with negatives such as @InfoNCE()."
+                f"Nothing keeps the embeddings apart: no term's loss does, and the encoder has no {capability} that "
+                f"would make up for it. To mend it, {remedy}, or choose a loss that does, such as @InfoNCE()."
             )

@@ -10,10 +10,10 @@ An *id* is three integers, (group, sample, view). Which pairs are positive, whic
 meet follows from ids alone, so no `m n` mask is ever carried around.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cl.distributed import gather
+from cl.matches import Matches
 
 GROUP, SAMPLE, VIEW = 0, 1, 2
 
@@ -28,11 +29,33 @@ StaleSame = Literal["positive", "ignored", "negative"]
 
 
 @dataclass(frozen=True, eq=False)
+class Pending:
+    """A view that is still to be made, so that a large batch need not be in memory all at once.
+
+    Attributes:
+        rows: what it is made from, such as uint8 pictures.
+        sample: the samples, of which its randomness is a function.
+        make: (rows, sample) to the view.
+    """
+
+    rows: Tensor
+    sample: Int64[Tensor, "b"]
+    make: Callable[[Tensor, Tensor], Tensor]
+
+    def __getitem__(self, which: "slice | Tensor") -> "Pending":
+        return replace(self, rows=self.rows[which], sample=self.sample[which])
+
+    def made(self) -> Tensor:
+        """The view. The same whatever other samples it is made along with."""
+        return self.make(self.rows, self.sample)
+
+
+@dataclass(frozen=True, eq=False)
 class Views:
     """One batch as the encoder sees it.
 
     Attributes:
-        crops: one tensor per view: images `b c h w` (float) or token ids `b t` (int64).
+        crops: one tensor per view: images `b c h w` (float) or token ids `b t` (int64); or what it is to be made from.
         numbers: which view each crop is; it becomes the third column of the ids.
         group: samples of equal group are positives of each other. Its own sample id (self-supervision), a hash of
             the label (SupCon) or of the caption (UniCL).
@@ -40,7 +63,7 @@ class Views:
         keys: the samples' names, for messages.
     """
 
-    crops: tuple[Tensor, ...]
+    crops: tuple[Any, ...]
     numbers: tuple[int, ...]
     group: Int64[Tensor, "b"]
     sample: Int64[Tensor, "b"]
@@ -50,6 +73,17 @@ class Views:
         """The same samples, only the views named, in that order."""
         crops = tuple(self.crops[self.numbers.index(number)] for number in numbers)
         return replace(self, crops=crops, numbers=tuple(numbers))
+
+    def part(self, which: "slice | Tensor") -> "Views":
+        """Some of the samples, by a slice or by their places."""
+        crops, group, sample = tuple(crop[which] for crop in self.crops), self.group[which], self.sample[which]
+        places = range(len(self.keys))[which] if isinstance(which, slice) else which.tolist()
+        keys = tuple(self.keys[place] for place in places) if self.keys else ()
+        return replace(self, crops=crops, group=group, sample=sample, keys=keys)
+
+    def made(self) -> "Views":
+        """The same batch, every view a tensor."""
+        return replace(self, crops=tuple(crop.made() if isinstance(crop, Pending) else crop for crop in self.crops))
 
     def ids(self, number: int) -> Int64[Tensor, "b 3"]:
         """Ids of the rows that view `number` turns into."""
@@ -88,6 +122,14 @@ class Embeddings:
             return replace(first, q=q, q_ids=q_ids)
         k, k_ids = (_joined([getattr(part, name) for part in parts], first.k_views) for name in ("k", "k_ids"))
         return replace(first, q=q, q_ids=q_ids, k=k, k_ids=k_ids)
+
+    def with_keys(self, keys: "Embeddings", order: Int64[Tensor, "b"] | None = None) -> "Embeddings":
+        """These queries, and as keys the queries of `keys`, whose samples came in `order`."""
+        k, ids = keys.q, keys.q_ids
+        if order is not None:
+            back, v = order.argsort().to(ids.device), len(keys.q_views)
+            k, ids = (rearrange(rows, "(v b) x -> v b x", v=v)[:, back].flatten(0, 1) for rows in (k, ids))
+        return replace(self, k=k, k_ids=ids, k_views=keys.q_views)
 
     def detached(self) -> "Embeddings":
         """The same rows without gradient; what was gathered stays gathered."""
@@ -199,63 +241,92 @@ class Contrast:
         ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
         return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
 
-    def relation(self, rows: slice = slice(None)) -> tuple[Bool[Tensor, "r n"], Bool[Tensor, "r n"]]:
-        """For a slice of queries against the whole pool: (which pairs are met, which are positives)."""
-        assert self.pool_ids is not None, "a contrast without a pool has no relation"
-        q, k = self.q_ids[rows, None], self.pool_ids[None]
-        same_sample = q[..., SAMPLE] == k[..., SAMPLE]
-        itself = same_sample & (q[..., VIEW] == k[..., VIEW])
-        positive = q[..., GROUP] == k[..., GROUP]
+    # A pair of equal groups is positive, but for pairs of one sample that are the row itself, or stale and by the rule
+    # none. Those are a few, all of which have equal groups, so counts and sums over positives are differences.
+
+    @property
+    def _pool_ids(self) -> Int64[Tensor, "n 3"]:
+        assert self.pool_ids is not None, "a contrast without a pool has no pairs in it"
+        return self.pool_ids
+
+    @cached_property
+    def _equal(self) -> Matches:
+        return Matches(self.q_ids[:, GROUP], self._pool_ids[:, GROUP])
+
+    @cached_property
+    def _itself(self) -> Matches:
         if self.stale is None:
-            return ~itself, positive & ~itself
-        itself = itself & ~self.stale
-        stale_same = same_sample & self.stale
-        if self.stale_same == "positive":
-            return ~itself, (positive | stale_same) & ~itself
-        met = ~itself & ~stale_same if self.stale_same == "ignored" else ~itself
-        return met, positive & met & ~stale_same
+            return Matches(_row(self.q_ids), _row(self._pool_ids))
+        fresh = (~self.stale).nonzero().flatten()
+        return Matches(_row(self.q_ids), _row(self._pool_ids[fresh]), fresh)
+
+    @cached_property
+    def _again(self) -> Matches | None:
+        if self.stale is None:
+            return None
+        stale = self.stale.nonzero().flatten()
+        return Matches(self.q_ids[:, SAMPLE], self._pool_ids[stale, SAMPLE], stale)
+
+    def apart(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        """Pairs (query, pool row) that never meet, of a slice of the queries; each pair once."""
+        never = self._itself.pairs(rows)
+        if self._again is None or self.stale_same != "ignored":
+            return never
+        stale = self._again.pairs(rows)
+        return torch.cat([never[0], stale[0]]), torch.cat([never[1], stale[1]])
+
+    def apart_or_positive(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        """All pairs of a slice of the queries but the negatives; each pair once."""
+        query, key = self._equal.pairs(rows)
+        if self.stale is None or self.stale_same != "negative":
+            return query, key
+        negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
+        return query[~negative], key[~negative]
+
+    @cached_property
+    def candidates(self) -> Int64[Tensor, "m"]:
+        """How many keys each query meets, its paired row included."""
+        count = len(self._pool_ids) - self._itself.count
+        count = count if self._again is None or self.stale_same != "ignored" else count - self._again.count
+        return count if self.paired is None else count + 1
+
+    def gathering(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+        """The sum of all rows that each query meets among `pool`, rows that stand for the pool's."""
+        total = pool.sum(dim=0) - self._itself.sums(pool)
+        return total if self._again is None or self.stale_same != "ignored" else total - self._again.sums(pool)
+
+    def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+        """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
+        total = self._equal.sums(pool) - self._itself.sums(pool)
+        return total if self._again is None or self.stale_same == "positive" else total - self._again.sums(pool)
 
     @cached_property
     def positives(self) -> Int64[Tensor, "m"]:
         """How many positives each query has, its paired row included; from the ids, in O((m + n) log n)."""
-        count = torch.full_like(self.q_ids[:, GROUP], 0 if self.paired is None else 1)
-        if self.pool_ids is None or len(self.pool_ids) == 0:
-            return count
-        return count + _positives(self.q_ids, self.pool_ids, self.stale, self.stale_same)
+        own = 0 if self.paired is None else 1
+        if self.pool_ids is None:
+            return torch.full_like(self.q_ids[:, GROUP], own)
+        count = own + self._equal.count - self._itself.count
+        return count if self._again is None or self.stale_same == "positive" else count - self._again.count
 
     @cached_property
-    def positives_of_pool(self) -> Int64[Tensor, "n"]:
-        """How many positives each pool row has among the queries, where `both_ways` makes it a query too."""
-        assert self.pool_ids is not None and self.stale is None, "both ways needs a fresh pool"
-        return _positives(self.pool_ids, self.q_ids, None, self.stale_same)
+    def turned(self) -> "Contrast":
+        """The pool's rows as the queries and the queries as the pool, where `both_ways` makes them that."""
+        assert self.pool is not None and self.stale is None and self.paired is None, "both ways needs a fresh pool"
+        return Contrast(self.pool, self._pool_ids, pool=self.q, pool_ids=self.q_ids)
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:
         """Rows of this rank with at least one positive."""
         rows = (self.positives > 0).sum()
         if self.both_ways:
-            rows = rows + (self.positives_of_pool > 0).sum()
+            rows = rows + (self.turned.positives > 0).sum()
         return rows.float()
 
 
-def _positives(
-    rows: Int64[Tensor, "m 3"], pool: Int64[Tensor, "n 3"], stale: Bool[Tensor, "n"] | None, stale_same: StaleSame
-) -> Int64[Tensor, "m"]:
-    # A sample has one group, so "same sample" implies "same group" and counts can be subtracted.
-    fresh = pool if stale is None else pool[~stale]
-    count = _matches(rows[:, GROUP], pool[:, GROUP]) - _matches(_row(rows), _row(fresh))
-    if stale is not None and stale_same != "positive":
-        count = count - _matches(rows[:, SAMPLE], pool[stale][:, SAMPLE])
-    return count
-
-
 def _row(ids: Int64[Tensor, "m 3"]) -> Int64[Tensor, "m"]:
-    return ids[:, SAMPLE] * 64 + ids[:, VIEW]
-
-
-def _matches(needles: Int64[Tensor, "m"], hay: Int64[Tensor, "n"]) -> Int64[Tensor, "m"]:
-    ordered, needles = hay.contiguous().sort().values, needles.contiguous()
-    return torch.searchsorted(ordered, needles, right=True) - torch.searchsorted(ordered, needles)
+    # Spread over 64 bits by an odd factor, so that rows of different views do not meet those of other samples.
+    return ids[:, SAMPLE] * -7046029254386353131 + ids[:, VIEW]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """The mathematics once more, slowly: Python loops in float64, written from the papers and not from the code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -19,6 +20,16 @@ def relation(query: Sequence[int], key: Sequence[int], stale: bool, stale_same: 
     return "positive" if group == key_group else "negative"
 
 
+def matrices(contrast: Contrast) -> tuple[Tensor, Tensor]:
+    """What a Contrast says of each pair of query and pool row: (they meet, they are positives)."""
+    everyone = slice(0, len(contrast.q))
+    met = torch.ones(len(contrast.q), len(contrast.pool), dtype=torch.bool)
+    met[contrast.apart(everyone)] = False
+    positive = torch.zeros_like(met)
+    positive[contrast.apart_or_positive(everyone)] = True
+    return met, positive & met
+
+
 def row_loss(positives: list[Tensor], negatives: list[Tensor]) -> Tensor | None:
     """Mean over positives of -log(exp(s_p) / sum over all candidates of exp(s)); None without a positive."""
     if not positives:
@@ -27,8 +38,14 @@ def row_loss(positives: list[Tensor], negatives: list[Tensor]) -> Tensor | None:
     return torch.stack([-(s.exp() / everything).log() for s in positives]).mean()
 
 
-def info_nce(contrast: Contrast, temperature: float | Tensor, lonely: str = "skip") -> Tensor:
-    """`cl.losses.info_nce.InfoNCE`, row by row and key by key."""
+def over_rows(
+    contrast: Contrast,
+    temperature: float | Tensor,
+    row: Callable[[list[Tensor], list[Tensor]], Tensor | None],
+    lonely: str = "skip",
+    turned: bool = True,
+) -> Tensor:
+    """Mean of `row(logits of positives, logits of negatives)`; None is a row that does not contribute."""
     losses = []
     ids = contrast.q_ids.tolist()
     pool, pool_ids = contrast.pool, contrast.pool_ids.tolist()
@@ -41,16 +58,45 @@ def info_nce(contrast: Contrast, temperature: float | Tensor, lonely: str = "ski
             found[relation(query, key, stale[j], contrast.stale_same)].append(
                 (contrast.q[i] * pool[j]).sum() / temperature
             )
-        losses.append(row_loss(found["positive"], found["negative"]))
-    if contrast.both_ways:
+        losses.append(row(found["positive"], found["negative"]))
+    if contrast.both_ways and turned:
         for j, query in enumerate(pool_ids):
             found = {"positive": [], "negative": [], "never met": []}
             for i, key in enumerate(ids):
                 found[relation(query, key, False, "ignored")].append((pool[j] * contrast.q[i]).sum() / temperature)
-            losses.append(row_loss(found["positive"], found["negative"]))
+            losses.append(row(found["positive"], found["negative"]))
     there = [loss for loss in losses if loss is not None]
     count = len(losses) if lonely == "count" else max(len(there), 1)
     return torch.stack(there).sum().reshape(()) / count if there else 0 * (contrast.q.sum() + temperature)
+
+
+def info_nce(contrast: Contrast, temperature: float | Tensor, lonely: str = "skip") -> Tensor:
+    """`cl.losses.info_nce.InfoNCE`, row by row and key by key."""
+    return over_rows(contrast, temperature, row_loss, lonely)
+
+
+def leaves(contrast: Contrast) -> tuple[Contrast, list[Tensor]]:
+    """The same Contrast over leaf tensors, and those."""
+    q = contrast.q.detach().requires_grad_()
+    if contrast.pool_is_q:
+        return replace(contrast, q=q, pool=q), [q]
+    pool = contrast.pool.detach().requires_grad_()
+    if contrast.paired is None:
+        return replace(contrast, q=q, pool=pool), [q, pool]
+    paired = contrast.paired.detach().requires_grad_()
+    return replace(contrast, q=q, pool=pool, paired=paired), [q, pool, paired]
+
+
+def gradients(value: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of the value by each input, zeros by those it does not depend on."""
+    return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+
+
+def agree(ours: Tensor, theirs: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Two float64 computations of one loss have the same value and the same gradients."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    for mine, expected in zip(gradients(ours, inputs), gradients(theirs, inputs), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-9)
 
 
 def counts(contrast: Contrast) -> tuple[list[int], list[int]]:

@@ -12,8 +12,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from cl.distributed import gather, mean_over_ranks, rank, world_size
+from cl.losses.alignment import Alignment
+from cl.losses.barlow_twins import BarlowTwins
+from cl.losses.decoupled import DecoupledInfoNCE
+from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
+from cl.losses.sigmoid import Sigmoid
 from cl.losses.temperature import LearnedTemperature
+from cl.losses.vicreg import VICReg
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
@@ -43,6 +49,8 @@ def embeddings(which, share):
 
 
 def provider(which):
+    if "paired" in which:
+        return PositivesOnly(everywhere="statistics" in which)
     if "queue" not in which:
         return InBatch("sim" in which or "supcon" in which)
     queue = Queue(PositivesOnly() if "moco" in which else InBatch(True), size=8, dim=D).double()
@@ -52,30 +60,53 @@ def provider(which):
     return queue
 
 
-CASES = ("simclr", "supcon", "supcon of one view", "clip", "momentum", "supcon momentum queue", "moco momentum queue")
+LOSSES = {
+    "info_nce": lambda t: InfoNCE(t),
+    "info_nce, counting": lambda t: InfoNCE(t, lonely="count"),
+    "info_nce, smoothed": lambda t: InfoNCE(t, smoothing=0.2),
+    "decoupled": lambda t: DecoupledInfoNCE(t),
+    "hard": lambda t: HardNegativeInfoNCE(t),
+    "sigmoid": lambda t: Sigmoid(t, bias=-1.0),
+    "alignment": lambda t: Alignment(),
+    "vicreg": lambda t: VICReg(),
+    "barlow": lambda t: BarlowTwins(),
+}
+POOLS = ("simclr", "supcon", "supcon of one view", "clip", "momentum", "supcon momentum queue", "moco momentum queue")
+CASES = (
+    *((which, loss) for which in POOLS for loss in LOSSES if loss.startswith("info_nce") or loss == "decoupled"),
+    *((which, loss) for which in ("simclr", "clip", "momentum") for loss in ("hard", "sigmoid")),
+    ("supcon momentum queue", "sigmoid"),
+    ("moco momentum queue", "sigmoid"),
+    ("paired", "alignment"),
+    ("paired momentum", "alignment"),
+    ("paired statistics", "vicreg"),
+    ("paired statistics", "barlow"),
+)
 
 
-def measure(which, share, lonely):
+def measure(which, share, name):
     """Loss and gradients of this process's share, as data parallelism averages them."""
     leaves, found = embeddings(which, share)
-    temperature = LearnedTemperature(0.3).double()
-    loss = Objective._loss(Term(provider(which), InfoNCE(temperature, lonely)), found)
+    temperature = LearnedTemperature(0.3)
+    term = Term(provider(which), LOSSES[name](temperature).double())
+    loss = Objective._loss(term, found)
     loss.backward()
     own = [leaf.grad / world_size() for leaf in leaves]  # bare embeddings are not averaged, only divided
-    gradient = mean_over_ranks(temperature.log_scale.grad)
+    trained = [parameter.grad for parameter in term.loss.parameters()]
+    gradient = mean_over_ranks(torch.cat(trained)) if trained else torch.ones(1)
     keys, ids = found.everywhere
     last = found.key_views[-1]
     return {
         "loss": mean_over_ranks(loss.detach()).item(),
         "embeddings": torch.stack([gather(each) for each in own]).tolist(),
-        "temperature": gradient.tolist(),
+        "parameters": gradient.tolist(),
         "samples": found.key_of_everywhere(last)[1][:, 1].tolist(),
         "keys": [len(keys) // len(found.key_views), len(ids) // len(found.key_views)],
     }
 
 
 def results(share):
-    return {f"{which}/{lonely}": measure(which, share, lonely) for which in CASES for lonely in ("skip", "count")}
+    return {f"{which}/{loss}": measure(which, share, loss) for which, loss in CASES}
 
 
 def gather_gradient(rows):
@@ -110,14 +141,13 @@ def two_ranks(tmp_path_factory):
     return [json.loads((folder / f"{n}.json").read_text()) for n in (0, 1)]
 
 
-@pytest.mark.parametrize("lonely", ["skip", "count"])
-@pytest.mark.parametrize("which", CASES)
-def test_two_ranks_are_one(two_ranks, which, lonely):
-    expected = measure(which, slice(0, B), lonely)
+@pytest.mark.parametrize(("which", "loss"), CASES)
+def test_two_ranks_are_one(two_ranks, which, loss):
+    expected = measure(which, slice(0, B), loss)
     for each in two_ranks:
-        found = each["measured"][f"{which}/{lonely}"]
+        found = each["measured"][f"{which}/{loss}"]
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
-        for name in ("embeddings", "temperature"):
+        for name in ("embeddings", "parameters"):
             wanted = torch.tensor(expected[name])
             torch.testing.assert_close(torch.tensor(found[name]), wanted, rtol=1e-5, atol=1e-7)
             assert wanted.abs().max() > 1e-3

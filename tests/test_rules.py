@@ -23,6 +23,7 @@ from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.info_nce import InfoNCE
+from cl.losses.vicreg import VICReg
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
@@ -130,6 +131,7 @@ HEALTHY = {
     "a queue shorter than the batch": lambda: training(
         momentum(), info_nce(queue(size=3, shorter_than_batch=True)), [EMA, FILL]
     ),
+    "vicreg": lambda: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg())),
     "labels for an evaluation": lambda: training(
         siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels("labels")]
     ),
@@ -175,6 +177,10 @@ REFUSED = {
         lambda: training(siamese(tower()), info_nce(PositivesOnly())),
         r"InfoNCE needs 'negatives'.*@InBatch\(\).*@Queue\(\)",
     ),
+    "VICReg of unit rows": (
+        lambda: training(siamese(tower()), Term(PositivesOnly(), VICReg())),
+        r"VICReg needs 'free length'.*unit_norm = False",
+    ),
     "Alignment without pairs": (
         lambda: training(momentum(True), align(InBatch(False)), [EMA]),
         r"Alignment needs 'paired'.*Term\.provider = @PositivesOnly\(\)",
@@ -208,7 +214,7 @@ REFUSED = {
             siamese(Tower(trunk(), {"z": MLP((8, 18), norm_last=partial(DecorrelatedBatchNorm, group=9))})),
             info_nce(InBatch(True)),
         ),
-        r"MemoryViews\.batch = 8 gives a head at most 16 rows.*needs 18.*groups of 9.*MemoryViews\.batch",
+        r"8 samples at a time give a head at most 16 rows.*needs 18.*groups of 9.*MemoryViews\.batch",
     ),
     "a queue of another width": (
         lambda: training(momentum(), info_nce(queue(dim=5)), [EMA, FILL]),
@@ -234,6 +240,11 @@ REFUSED |= {
 COLLAPSING = {
     "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
     "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),
+    "VICReg without its variance": (
+        lambda **kw: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg(variance=0.0)), **kw),
+        r"@Momentum\(\)",
+        2,
+    ),
 }
 
 

@@ -79,6 +79,7 @@ class Poisoned(MemoryViews):
 
     def iterate(self, place):
         for number, views in enumerate(super().iterate(place)):
+            views = views.made()
             if number == self.bad:
                 views.crops[1][2] = float("nan")
             yield views

@@ -2,17 +2,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import contrasts, counts, relation
+from oracle import contrasts, counts, matrices, relation
 from tiny import block, embeddings, pictures, rows
+from torch import Tensor
 
 from cl.types import Contrast, Embeddings, Views
 
-HASH = st.integers(0, 2**57 - 1)
+HASH = st.integers(0, 2**63 - 1)
 
 
 @given(contrasts())
-def test_relation_is_the_definition(contrast):
-    met, positive = contrast.relation()
+def test_pairs_are_the_definition(contrast):
+    met, positive = matrices(contrast)
     stale = [False] * len(contrast.pool_ids) if contrast.stale is None else contrast.stale.tolist()
     for i, query in enumerate(contrast.q_ids.tolist()):
         for j, key in enumerate(contrast.pool_ids.tolist()):
@@ -22,49 +23,61 @@ def test_relation_is_the_definition(contrast):
 
 
 @given(contrasts(), st.data())
-def test_relation_of_a_slice_is_the_slice_of_the_relation(contrast, data):
+def test_pairs_of_a_slice_are_those_of_its_rows(contrast, data):
     start = data.draw(st.integers(0, len(contrast.q)))
     stop = data.draw(st.integers(start, len(contrast.q)))
-    for part, whole in zip(contrast.relation(slice(start, stop)), contrast.relation(), strict=True):
-        assert torch.equal(part, whole[start:stop])
+    for pairs in (contrast.apart, contrast.apart_or_positive):
+        whole = list(zip(*map(Tensor.tolist, pairs(slice(0, len(contrast.q)))), strict=True))
+        part = list(zip(*map(Tensor.tolist, pairs(slice(start, stop))), strict=True))
+        assert len(set(whole)) == len(whole)
+        assert sorted(part) == sorted((i, j) for i, j in whole if start <= i < stop)
 
 
 @given(contrasts())
-def test_counts_from_ids_are_sums_of_the_relation(contrast):
+def test_sums_over_rows_are_those_of_the_matrices(contrast):
+    met, positive = matrices(contrast)
+    own = 0 if contrast.paired is None else 1
+    assert contrast.candidates.tolist() == (met.sum(dim=1) + own).tolist()
+    torch.testing.assert_close(contrast.attraction(contrast.pool), positive.double() @ contrast.pool)
+    torch.testing.assert_close(contrast.gathering(contrast.pool), met.double() @ contrast.pool)
+
+
+@given(contrasts())
+def test_counts_from_ids_are_sums_of_the_matrices(contrast):
     of_q, of_pool = counts(contrast)
-    _, positive = contrast.relation()
+    _, positive = matrices(contrast)
     assert contrast.positives.tolist() == of_q
     assert contrast.positives.tolist() == (positive.sum(dim=1) + (contrast.paired is not None)).tolist()
     contributing = sum(count > 0 for count in of_q)
     if contrast.both_ways:
-        assert contrast.positives_of_pool.tolist() == of_pool == positive.sum(dim=0).tolist()
+        assert contrast.turned.positives.tolist() == of_pool == positive.sum(dim=0).tolist()
         contributing += sum(count > 0 for count in of_pool)
     assert contrast.contributing.item() == contributing
 
 
-@given(st.lists(st.tuples(HASH, st.integers(0, 63)), min_size=1, max_size=20), st.integers(0, 2))
+@given(st.lists(st.tuples(HASH, st.integers(0, 500)), min_size=1, max_size=20), st.integers(0, 2))
 def test_counts_hold_for_hashes(numbers, twice):
     ids = torch.tensor([(sample, sample, view) for sample, view in numbers + numbers[:twice]])
     z = torch.zeros(len(ids), 2)
     contrast = Contrast(z, ids, pool=z, pool_ids=ids)
-    assert torch.equal(contrast.positives, contrast.relation()[1].sum(dim=1))
+    assert torch.equal(contrast.positives, matrices(contrast)[1].sum(dim=1))
 
 
 def test_a_contrast_without_a_pool_counts_its_pairs():
     contrast = Contrast(rows(3, 2), block([0, 1, 2], 0), paired=rows(3, 2))
     assert contrast.positives.tolist() == [1, 1, 1] and contrast.contributing == 3
     with pytest.raises(AssertionError, match="without a pool"):
-        contrast.relation()
+        contrast.apart(slice(0, 3))
 
 
 @given(st.integers(1, 6))
 def test_pairs_are_simclr_and_both_ways_clip(b):
     z0, z1 = rows(b, 3), rows(b, 3, seed=1)
     simclr, clip = Contrast.pairs(z0, z1), Contrast.pairs(z0, z1, both_ways=True)
-    met, positive = simclr.relation()
+    met, positive = matrices(simclr)
     eye = torch.eye(2 * b, dtype=torch.bool)
     assert torch.equal(met, ~eye) and torch.equal(positive, eye.roll(b, dims=1))
-    met, positive = clip.relation()
+    met, positive = matrices(clip)
     assert met.all() and torch.equal(positive, torch.eye(b, dtype=torch.bool))
     assert simclr.contributing == clip.contributing == 2 * b
 
@@ -72,7 +85,7 @@ def test_pairs_are_simclr_and_both_ways_clip(b):
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8))
 def test_of_labels_is_supcon(labels):
     label = torch.tensor(labels)
-    met, positive = Contrast.of(rows(len(labels), 3), label).relation()
+    met, positive = matrices(Contrast.of(rows(len(labels), 3), label))
     others = ~torch.eye(len(labels), dtype=torch.bool)
     assert torch.equal(met, others) and torch.equal(positive, (label[:, None] == label) & others)
 

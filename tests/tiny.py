@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.encoders.tower import Tower
-from cl.types import Embeddings, StepOutput, Views
+from cl.types import Contrast, Embeddings, StepOutput, Views
 from cl.views.random import uniforms
 from cl.views.samples import Samples
 
@@ -17,6 +17,16 @@ SIDE = 4
 def rows(n: int, d: int, seed: int = 0) -> Tensor:
     """Random float32 rows on the unit sphere."""
     return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def noise(n: int, d: int, seed: int = 0) -> Tensor:
+    """Random float64 rows, not normalised."""
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def paired(q: Tensor, k: Tensor) -> Contrast:
+    """Each query with its own key, and nothing else."""
+    return Contrast(q, block(range(len(q)), 0), paired=k)
 
 
 def block(group: Sequence[int], view: int, first: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl.bench import step
+from cl.bench import loss, step
 
 
 def main() -> int:
@@ -16,7 +16,12 @@ def main() -> int:
     one.add_argument("--blocks", type=int, default=15, help="pairs of blocks; default 15")
     one.add_argument("--steps", type=int, default=20, help="steps a block; default 20")
     one.add_argument("--param", action="append", default=[], metavar="BINDING")
+    losses = kinds.add_parser("loss", help="the losses against plain PyTorch, other libraries and bare matrix products")
+    loss.add_arguments(losses)
     chosen = parser.parse_args()
+    if chosen.kind == "loss":
+        loss.main(chosen)
+        return 0
     step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
     return 0
 

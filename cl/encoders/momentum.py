@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import gin
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability
@@ -96,47 +96,34 @@ class Momentum(nn.Module):
 
     def forward(self, views: Views) -> dict[str, Embeddings]:
         """Embeddings with queries from the online network and keys from the copy."""
-        queries = self.online.rows(_chosen(views, self.query_views))
-        keys = self._keys(_chosen(views, self.key_views))
+        queries = self.queries(views)
+        order = self.key_order(len(views.sample))
+        keys = self.keys(views if order is None else views.part(order))
+        return {name: found.with_keys(keys[name], order) for name, found in queries.items()}
+
+    def queries(self, views: Views) -> dict[str, Embeddings]:
+        """Predicted rows of the online network."""
+        found = self.online.rows(_chosen(views, self.query_views))
         return {
-            name: Embeddings(
-                q=self.online.finish(self._predicted(name, rows)),
-                q_ids=rows.ids,
-                q_views=rows.views,
-                k=self.target.finish(keys[name].z),
-                k_ids=keys[name].ids,
-                k_views=keys[name].views,
-            )
-            for name, rows in queries.items()
+            name: Embeddings(self.online.finish(self._predicted(name, rows)), rows.ids, rows.views)
+            for name, rows in found.items()
         }
+
+    @torch.no_grad()
+    def keys(self, views: Views) -> dict[str, Embeddings]:
+        """Rows of the copy, without gradient."""
+        found = self.target.rows(_chosen(views, self.key_views))
+        return {name: Embeddings(self.target.finish(rows.z), rows.ids, rows.views) for name, rows in found.items()}
+
+    def key_order(self, b: int) -> Int64[Tensor, "b"] | None:
+        """A random permutation with `shuffle_keys`, else None."""
+        return torch.randperm(b) if self.shuffle_keys else None
 
     def _predicted(self, name: str, rows: Rows) -> Float[Tensor, "m d"]:
         if name not in self.predictors:
             return rows.z
         blocks = [rows.z] if self.online.joint else rows.z.chunk(len(rows.views))
         return torch.cat([self.predictors[name](block) for block in blocks])
-
-    @torch.no_grad()
-    def _keys(self, views: Views) -> dict[str, Rows]:
-        if not self.shuffle_keys:
-            return self.target.rows(views)
-        order = torch.randperm(len(views.sample)).to(views.sample.device)
-        back = order.argsort()
-        mixed = Views(
-            crops=tuple(crop[order] for crop in views.crops),
-            numbers=views.numbers,
-            group=views.group[order],
-            sample=views.sample[order],
-        )
-        b = len(order)
-        return {
-            name: Rows(
-                z=torch.cat([block[back] for block in rows.z.split(b)]),
-                ids=torch.cat([block[back] for block in rows.ids.split(b)]),
-                views=rows.views,
-            )
-            for name, rows in self.target.rows(mixed).items()
-        }
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
         """Trunk features from the online network."""

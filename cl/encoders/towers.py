@@ -51,7 +51,7 @@ class Towers(nn.Module):
         self.routes = tuple(routes)
         self.joint = joint
         self.unit_norm = unit_norm
-        self.provides: frozenset[Capability] = frozenset({"unit norm"} if unit_norm else ())
+        self.provides: frozenset[Capability] = frozenset({"unit norm" if unit_norm else "free length"})
         for embedding in self.embeddings:
             widths = self._widths(embedding)
             if len(widths) > 1:
@@ -87,6 +87,18 @@ class Towers(nn.Module):
     def forward(self, views: Views) -> dict[str, Embeddings]:
         """Embeddings whose keys are the queries."""
         return {name: Embeddings(self.finish(rows.z), rows.ids, rows.views) for name, rows in self.rows(views).items()}
+
+    def queries(self, views: Views) -> dict[str, Embeddings]:
+        """As a call: the keys are the queries."""
+        return self(views)
+
+    def keys(self, views: Views) -> dict[str, Embeddings]:
+        """None: the keys are the queries."""
+        return {}
+
+    def key_order(self, b: int) -> None:
+        """None."""
+        return None
 
     def rows(self, views: Views) -> dict[str, Rows]:
         """Rows of every embedding before normalisation; routes of views that are not there are passed over."""

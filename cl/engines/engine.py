@@ -13,9 +13,13 @@ from cl.types import StepOutput, Views
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs the objective, the backward pass and the optimizer. `accumulate` calls make one step."""
+    """Runs the objective, the backward pass and the optimizer. `accumulate` calls make one step.
+
+    At most `piece` samples pass the networks at a time; None: the whole batch.
+    """
 
     accumulate: int
+    piece: int | None
 
     def start(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl.components import Step
+from cl.engines.pieces import Pieces
 from cl.errors import CheckpointError, NumericError
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
@@ -23,15 +24,27 @@ class LocalEngine:
         accumulate: batches whose gradients are averaged into one optimizer step. Negatives do not cross batches.
         clip: largest norm of the whole gradient; None: any.
         channels_last: memory format of pictures and convolutions; faster on every machine tried.
+        piece: samples that pass the networks at a time; None: all. The gradient is the whole batch's, at the price
+            of a second forward pass; batch statistics are each piece's own. See `Pieces`.
     """
 
-    def __init__(self, accumulate: int = 1, clip: float | None = None, channels_last: bool = True):
+    def __init__(
+        self,
+        accumulate: int = 1,
+        clip: float | None = None,
+        channels_last: bool = True,
+        piece: int | None = None,
+    ):
         if accumulate < 1:
             raise ValueError(f"LocalEngine.accumulate must be at least 1, got {accumulate}")
+        if piece is not None and piece < 1:
+            raise ValueError(f"LocalEngine.piece must be at least 1, got {piece}")
         self.accumulate = accumulate
+        self.piece = piece
         self.clip = clip
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.outputs: list[StepOutput] = []
+        self.pieces: Pieces | None = None
 
     def start(
         self,
@@ -50,14 +63,27 @@ class LocalEngine:
 
     def __call__(self, views: Views) -> StepOutput:
         """The objective under autocast (none at float32)."""
-        views = views.to(self.device, self.format)
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            return self.objective(views)
+        if self.piece is None or len(views.sample) <= self.piece:
+            views = self._ready(views)
+            with self._autocast():
+                return self.objective(views)
+        self.pieces = Pieces(self.objective.encoder, views, self.piece, self._ready, self._autocast)
+        with self._autocast():
+            return self.objective.contrast(self.pieces.embeddings)
 
     def backward(self, output: StepOutput) -> None:
         """Adds this batch's gradients."""
         (output.loss / self.accumulate).backward()
+        if self.pieces is not None:
+            self.pieces.backward()
+            self.pieces = None
         self.outputs.append(_detached(output))
+
+    def _ready(self, views: Views) -> Views:
+        return views.made().to(self.device, self.format)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
     def step(self, step: Step) -> StepOutput | None:
         """Steps the optimizer when `accumulate` batches are in.

@@ -18,6 +18,7 @@ class Alignment(nn.Module):
     """
 
     needs: frozenset[Capability] = frozenset({"paired"})
+    spreads = False
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
         """Mean over rows, float32."""

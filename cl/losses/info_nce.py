@@ -1,15 +1,14 @@
 """InfoNCE, with one positive or many."""
 
-import math
-from typing import Literal
-
 import gin
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
-from cl.losses.temperature import LearnedTemperature
+from cl.losses.rows import Lonely, directions, mean_over_rows
+from cl.losses.temperature import LearnedTemperature, inverse, valid
+from cl.losses.tiles import Products
 from cl.types import Contrast
 
 
@@ -30,57 +29,42 @@ class InfoNCE(nn.Module):
         temperature: a positive number, or a `LearnedTemperature`.
         lonely: rows without any positive contribute 0 and are left out of the mean ("skip", the default: the scale
             of the gradient then does not depend on how many there are), or count in it ("count", the reference's).
+        smoothing: share of the target that is spread evenly over all candidates, the positives among them, as
+            `torch.nn.functional.cross_entropy` has it; in [0, 1).
+        tile: rows and keys whose logits are in memory at a time; 512 suits a CPU, a GPU wants more.
+        products: "bfloat16" is faster where the machine computes with it, and lets a logit s be off by |s| / 256.
     """
 
     needs: frozenset[Capability] = frozenset({"negatives"})
+    spreads = True
 
-    def __init__(self, temperature: float | LearnedTemperature, lonely: Literal["skip", "count"] = "skip"):
+    def __init__(
+        self,
+        temperature: float | LearnedTemperature,
+        lonely: Lonely = "skip",
+        smoothing: float = 0.0,
+        tile: int = 512,
+        products: Products = "float32",
+    ):
         super().__init__()
-        if isinstance(temperature, float | int) and not (0 < temperature < math.inf):
-            raise ValueError(f"InfoNCE.temperature must be a positive number, got {temperature}")
-        self.temperature = temperature
-        self.lonely = lonely
-
-    def scale(self) -> Tensor | float:
-        """1 / temperature."""
-        return self.temperature() if isinstance(self.temperature, LearnedTemperature) else 1 / self.temperature
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"InfoNCE.smoothing must lie in [0, 1), got {smoothing}")
+        if tile < 1:
+            raise ValueError(f"InfoNCE.tile must be at least 1, got {tile}")
+        self.temperature = valid(temperature, "InfoNCE.temperature")
+        self.lonely: Lonely = lonely
+        self.smoothing = smoothing
+        self.tile = tile
+        self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Holds the `m n` logits of one Contrast."""
-        if contrast.pool is None:
-            raise ValueError("InfoNCE needs a pool of keys; PositivesOnly alone gives none")
+        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits a tile is in memory."""
         with torch.autocast(contrast.q.device.type, enabled=False):
-            scale = self.scale()
-            q = contrast.q * scale
-            met, positive = contrast.relation()
-            logits = q @ contrast.pool.T
-            paired = None if contrast.paired is None else (q * contrast.paired).sum(dim=1)
-            total = _rows(logits, met, positive, contrast.positives, paired).sum()
-            rows = len(contrast.q)
-            if contrast.both_ways:
-                total = total + _rows(logits.T, met.T, positive.T, contrast.positives_of_pool).sum()
-                rows += len(contrast.pool)
-        if self.lonely == "count":
-            return total / rows
-        return total / (contrast.contributing if contrast.divisor is None else contrast.divisor).clamp(min=1e-9)
-
-
-def _rows(
-    logits: Float[Tensor, "m n"],
-    met: Bool[Tensor, "m n"],
-    positive: Bool[Tensor, "m n"],
-    positives: Int64[Tensor, "m"],
-    paired: Float[Tensor, "m"] | None = None,
-) -> Float[Tensor, "m"]:
-    lonely = positives == 0
-    # -inf, not a large number: that would leak where logits are spread by 100. A lonely row may meet nothing at all,
-    # whose logsumexp has no gradient, so it is given finite logits before it is dropped.
-    candidates = logits.masked_fill(~met, -torch.inf).masked_fill(lonely[:, None], 0.0)
-    attracted = (logits * positive).sum(dim=1)
-    if paired is not None:
-        candidates = torch.cat([paired[:, None], candidates], dim=1)
-        attracted = attracted + paired
-    if candidates.shape[1] == 0:
-        return logits.sum(dim=1)
-    loss = candidates.logsumexp(dim=1) - attracted / positives.clamp(min=1)
-    return loss.masked_fill(lonely, 0.0)
+            values = []
+            for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):
+                lse = rows.lse if rows.paired is None else torch.logaddexp(rows.lse, rows.paired)
+                target = rows.positive
+                if self.smoothing:
+                    target = (1 - self.smoothing) * target + self.smoothing * rows.candidate
+                values.append((lse - target, rows.contrast.positives))
+            return mean_over_rows(values, contrast, self.lonely)

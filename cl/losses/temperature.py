@@ -1,4 +1,4 @@
-"""A temperature that is learned."""
+"""Temperatures: a number, or learned."""
 
 import math
 from typing import Any
@@ -34,6 +34,21 @@ class LearnedTemperature(nn.Module):
     def forward(self) -> Float[Tensor, "1"]:
         """1 / temperature."""
         return _Clamp.apply(self.log_scale, *self.bounds).exp()  # type: ignore[union-attr]
+
+
+Temperature = float | LearnedTemperature
+
+
+def valid(temperature: Temperature, parameter: str) -> Temperature:
+    """The temperature, if it is one; ValueError naming the parameter if not."""
+    if isinstance(temperature, float | int) and not (0 < temperature < math.inf):
+        raise ValueError(f"{parameter} must be a positive number, got {temperature}")
+    return temperature
+
+
+def inverse(temperature: Temperature) -> Tensor | float:
+    """1 / temperature: what inner products are multiplied by."""
+    return temperature() if isinstance(temperature, LearnedTemperature) else 1 / temperature
 
 
 class _Clamp(torch.autograd.Function):

@@ -6,6 +6,7 @@ import gin
 from torch import nn
 
 from cl.components import Capability
+from cl.distributed import gather
 from cl.types import Contrast, Embeddings
 
 
@@ -16,10 +17,18 @@ class PositivesOnly(nn.Module):
     Without negatives something else must keep rows apart: a predictor and a slow target (BYOL), or a queue around
     this provider (MoCo). Where the keys are the queries, only later views are keys of earlier ones, so that a pair
     counts once.
+
+    Args:
+        everywhere: rows of all ranks, with gradient, for losses over the batch's statistics (VICReg, Barlow Twins):
+            every rank then computes the same number.
     """
 
     provides: frozenset[Capability] = frozenset({"paired"})
     needs: frozenset[Capability] = frozenset()
+
+    def __init__(self, everywhere: bool = False):
+        super().__init__()
+        self.everywhere = everywhere
 
     def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
         """Contrasts with paired rows and no pool."""
@@ -32,5 +41,6 @@ class PositivesOnly(nn.Module):
             key, _ = embeddings.key_of(key_view)
             for view in others:
                 q, q_ids = embeddings.q_of(view)
-                contrasts.append(Contrast(q=q, q_ids=q_ids, paired=key))
+                rows, row_ids, keys = (gather(each) if self.everywhere else each for each in (q, q_ids, key))
+                contrasts.append(Contrast(q=rows, q_ids=row_ids, paired=keys))
         return contrasts

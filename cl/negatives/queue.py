@@ -78,8 +78,7 @@ class Queue(nn.Module):
             raise ConfigError(
                 f"Queue.dim is {keys.shape[1]} and the embeddings are {rows} wide. Bind Queue.dim = {rows}."
             )
-        # Clones: the hook writes the buffers in place, and a graph may still need what it read.
-        pool, pool_ids, stale = keys.clone(), ids.clone(), torch.ones_like(ids[:, 0], dtype=torch.bool)
+        pool, pool_ids, stale = keys, ids, torch.ones_like(ids[:, 0], dtype=torch.bool)
         if contrast.pool is not None and contrast.pool_ids is not None:
             pool = torch.cat([contrast.pool, pool])
             pool_ids = torch.cat([contrast.pool_ids, pool_ids])

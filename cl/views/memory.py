@@ -1,6 +1,7 @@
 """Views of a data set that fits in memory, augmented a whole batch at a time on the model's device."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import gin
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cl.components import Capability, Place
 from cl.errors import ConfigError, DataError
-from cl.types import Views
+from cl.types import Pending, Views
 from cl.views.groups import Grouping, stable_hash
 from cl.views.samples import DataSet, Samples
 
@@ -77,7 +78,7 @@ class MemoryViews:
                 here = rows.to(place.device)
                 sample = ids[here]
                 crops = [
-                    transform(source[here], sample, place.seed, epoch, view)
+                    Pending(source[here], sample, partial(_make, transform, place.seed, epoch, view))
                     for view, (transform, source) in enumerate(zip(self.transforms, sources, strict=True))
                 ]
                 yield Views(
@@ -96,6 +97,10 @@ class MemoryViews:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues after what was consumed."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def _make(transform: Transform, seed: int, epoch: int, view: int, rows: Tensor, sample: Tensor) -> Tensor:
+    return transform(rows, sample, seed, epoch, view)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:

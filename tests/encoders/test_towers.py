@@ -55,7 +55,7 @@ def test_siamese_rows_are_the_tower_of_every_view(b, views, joint, unit_norm):
     torch.testing.assert_close(found.q, expected)
     assert found.k is None and found.q_views == tuple(range(views))
     assert found.q_ids.tolist() == [[s, s, view] for view in range(views) for s in range(b)]
-    assert encoder.provides == ({"unit norm"} if unit_norm else set())
+    assert encoder.provides == ({"unit norm"} if unit_norm else {"free length"})
 
 
 def test_joint_and_one_by_one_differ_by_batch_norm_alone():

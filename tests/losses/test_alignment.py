@@ -3,16 +3,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import block, rows
+from tiny import paired as contrast
+from tiny import rows
 
 from cl.losses.alignment import Alignment
 from cl.types import Contrast
 
 SIZES = {"b": st.integers(1, 6), "d": st.integers(1, 5), "seed": st.integers(0, 1000)}
-
-
-def contrast(q, k):
-    return Contrast(q, block(range(len(q)), 0), paired=k)
 
 
 @given(**SIZES)

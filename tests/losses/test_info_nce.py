@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import contrasts
+from oracle import contrasts, gradients, leaves
 from tiny import block, embeddings, rows
 
 from cl.losses.info_nce import InfoNCE
@@ -21,29 +21,33 @@ TEMPERATURE = st.floats(0.1, 3.0)
 LONELY = st.sampled_from(["skip", "count"])
 
 
-def leaves(contrast):
-    """The same Contrast over leaf tensors, and those."""
-    q = contrast.q.detach().requires_grad_()
-    if contrast.pool_is_q:
-        return replace(contrast, q=q, pool=q), [q]
-    pool = contrast.pool.detach().requires_grad_()
-    if contrast.paired is None:
-        return replace(contrast, q=q, pool=pool), [q, pool]
-    paired = contrast.paired.detach().requires_grad_()
-    return replace(contrast, q=q, pool=pool, paired=paired), [q, pool, paired]
-
-
-def gradients(value, inputs):
-    return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
-
-
 @given(contrasts(), TEMPERATURE, LONELY)
 def test_values_and_gradients_are_the_loops(contrast, temperature, lonely):
     contrast, inputs = leaves(contrast)
-    ours, theirs = InfoNCE(temperature, lonely)(contrast), oracle.info_nce(contrast, temperature, lonely)
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    for mine, expected in zip(gradients(ours, inputs), gradients(theirs, inputs), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-9)
+    oracle.agree(InfoNCE(temperature, lonely)(contrast), oracle.info_nce(contrast, temperature, lonely), inputs)
+
+
+@given(contrasts(), TEMPERATURE, st.floats(0, 0.9), st.integers(1, 5))
+def test_smoothing_spreads_the_target_over_all_candidates(contrast, temperature, smoothing, tile):
+    def row(positives, negatives):
+        if not positives:
+            return None
+        total = torch.stack(positives + negatives)
+        target = (1 - smoothing) * torch.stack(positives).mean() + smoothing * total.mean()
+        return total.exp().sum().log() - target
+
+    contrast, inputs = leaves(contrast)
+    ours = InfoNCE(temperature, smoothing=smoothing, tile=tile)(contrast)
+    oracle.agree(ours, oracle.over_rows(contrast, temperature, row), inputs)
+
+
+@given(st.integers(1, 8), TEMPERATURE, st.floats(0, 0.9), st.integers(0, 1000))
+def test_smoothing_is_cross_entropys(b, temperature, smoothing, seed):
+    image, text = rows(b, 5, seed), rows(b, 5, seed + 1)
+    logits, target = image @ text.T / temperature, torch.arange(b)
+    expected = sum(F.cross_entropy(each, target, label_smoothing=smoothing) for each in (logits, logits.T)) / 2
+    ours = InfoNCE(temperature, smoothing=smoothing)(Contrast.pairs(image, text, both_ways=True))
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(contrasts(), st.floats(0.02, 0.9))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import relation
+from oracle import matrices, relation
 from tiny import embeddings
 
 from cl.components import NegativeProvider
@@ -22,7 +22,7 @@ def test_ids_decide_what_a_row_meets(q_views, k_views, group, same_view):
     found = embeddings(len(group), q_views, k_views, group=group)
     for contrast in InBatch(same_view)(found):
         assert contrast.paired is None and contrast.stale is None and contrast.divisor is None
-        met, positive = contrast.relation()
+        met, positive = matrices(contrast)
         for i, query in enumerate(contrast.q_ids.tolist()):
             for j, key in enumerate(contrast.pool_ids.tolist()):
                 expected = relation(query, key, False, "ignored")
@@ -75,7 +75,7 @@ def test_moco_v3_meets_the_other_views_momentum_keys():
 def test_momentum_keys_of_the_row_itself_are_never_met():
     found = embeddings(2, (0, 1), (0, 1))
     (contrast,) = InBatch(True)(found)
-    met, positive = contrast.relation()
+    met, positive = matrices(contrast)
     assert torch.equal(met, ~torch.eye(4, dtype=torch.bool))
     assert torch.equal(positive, torch.eye(4, dtype=torch.bool).roll(2, dims=1))
 

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from oracle import relation
+from oracle import matrices, relation
 from tiny import block, embeddings, rows
 
 from cl.components import NegativeProvider
+from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
@@ -83,7 +84,7 @@ def test_moco_has_its_own_key_and_the_queue(b, fill, overlap, rule):
     assert torch.equal(contrast.paired, found.k) and torch.equal(contrast.q, found.q)
     assert contrast.stale_same == rule and contrast.stale.tolist() == [True] * fill
     assert torch.equal(contrast.pool, queue.embeddings[:fill]) and torch.equal(contrast.pool_ids, queue.ids[:fill])
-    met, positive = contrast.relation()
+    met, positive = matrices(contrast)
     for i, query in enumerate(contrast.q_ids.tolist()):
         for j, key in enumerate(contrast.pool_ids.tolist()):
             expected = relation(query, key, True, rule)
@@ -104,13 +105,20 @@ def test_supcon_has_the_batch_and_the_queue(b, fill):
     assert contrast.paired is None and contrast.divisor is None and not contrast.pool_is_q
 
 
-def test_the_pool_survives_a_write_to_the_queue():
-    queue = Queue(PositivesOnly(), size=3, dim=4)
+@pytest.mark.parametrize("inner", [PositivesOnly(), InBatch(True)])
+def test_a_gradient_does_not_need_what_the_queue_held(inner):
+    queue, found = Queue(inner, size=3, dim=4), embeddings(2, (0, 1), (0, 1))
     queue.enqueue(rows(3, 4), block(range(3), 0, first=9))
-    (contrast,) = queue(embeddings(2, (0,), (1,)))
-    before = contrast.pool.clone(), contrast.pool_ids.clone()
+    q = found.q.requires_grad_()
+
+    def loss():
+        return torch.stack([InfoNCE(0.2)(contrast) for contrast in queue(found)]).sum()
+
+    (expected,) = torch.autograd.grad(loss(), q)
+    value = loss()
     queue.enqueue(rows(3, 4, seed=5), block(range(3), 0, first=20))
-    assert torch.equal(contrast.pool, before[0]) and torch.equal(contrast.pool_ids, before[1])
+    (gradient,) = torch.autograd.grad(value, q)
+    assert torch.equal(gradient, expected)
 
 
 def test_no_gradient_reaches_the_queue():

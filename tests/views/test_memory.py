@@ -19,7 +19,7 @@ def source(n=12, batch=4, views=2, group=None):
 
 
 def take(views, count, **place):
-    return list(islice(views.iterate(Place(**place)), count))
+    return [batch.made() for batch in islice(views.iterate(Place(**place)), count)]
 
 
 def same(one, other):

@@ -1,0 +1,219 @@
+"""Losses to race: ours, plain PyTorch, other libraries' and the matrix products that none can do without.
+
+A contender is built once from (rows, width) and then called for one forward and backward pass. All of one case get the
+same rows and compute the same loss up to a factor.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl.losses.info_nce import InfoNCE
+from cl.losses.tiles import Products
+from cl.types import Contrast
+
+TEMPERATURE = 0.1
+CLASSES = 100
+QUEUE = 65_536
+
+Pass = Callable[[], None]
+Contender = Callable[[int, int], Pass]
+
+
+def _rows(n: int, d: int, seed: int) -> Tensor:
+    rows = F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return rows.requires_grad_()
+
+
+def _passes(loss: Callable[[], Tensor], *leaves: Tensor) -> Pass:
+    def run() -> None:
+        torch.autograd.backward(loss(), inputs=list(leaves))
+        for leaf in leaves:
+            leaf.grad = None
+
+    return run
+
+
+def _labels(n: int) -> Tensor:
+    return torch.randint(0, CLASSES, (n,), generator=torch.Generator().manual_seed(1))
+
+
+def _products(m: int, n: int, d: int, times: int) -> Pass:
+    q, k = _rows(m, d, 0).detach(), _rows(n, d, 1).detach()
+
+    def run() -> None:
+        for _ in range(times):
+            for rows in q.split(512):
+                torch.mm(rows, k.T)
+
+    return run
+
+
+# SimCLR: n rows, two views of n / 2 samples.
+
+
+def _simclr_ours(products: Products) -> Contender:
+    def build(n: int, d: int) -> Pass:
+        z0, z1, loss = _rows(n // 2, d, 0), _rows(n // 2, d, 1), InfoNCE(TEMPERATURE, products=products)
+        return _passes(lambda: loss(Contrast.pairs(z0, z1)), z0, z1)
+
+    return build
+
+
+def _simclr_plain(n: int, d: int) -> Pass:
+    z0, z1 = _rows(n // 2, d, 0), _rows(n // 2, d, 1)
+    target = torch.arange(n).roll(n // 2)
+
+    def loss() -> Tensor:
+        z = torch.cat([z0, z1])
+        return F.cross_entropy((z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf), target)
+
+    return _passes(loss, z0, z1)
+
+
+def _simclr_lightly(n: int, d: int) -> Pass:
+    from lightly.loss import NTXentLoss
+
+    z0, z1, loss = _rows(n // 2, d, 0), _rows(n // 2, d, 1), NTXentLoss(temperature=TEMPERATURE)
+    return _passes(lambda: loss(z0, z1), z0, z1)
+
+
+def _simclr_pml(n: int, d: int) -> Pass:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    z0, z1, loss = _rows(n // 2, d, 0), _rows(n // 2, d, 1), NTXentLoss(temperature=TEMPERATURE)
+    label = torch.arange(n // 2).repeat(2)
+    return _passes(lambda: loss(torch.cat([z0, z1]), label), z0, z1)
+
+
+# SupCon: n rows of CLASSES labels.
+
+
+def _supcon_ours(products: Products) -> Contender:
+    def build(n: int, d: int) -> Pass:
+        z, label, loss = _rows(n, d, 0), _labels(n), InfoNCE(TEMPERATURE, products=products)
+        return _passes(lambda: loss(Contrast.of(z, label)), z)
+
+    return build
+
+
+def _supcon_plain(n: int, d: int) -> Pass:
+    z, label = _rows(n, d, 0), _labels(n)
+
+    def loss() -> Tensor:
+        positive = (label[:, None] == label).fill_diagonal_(False)
+        log_p = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf).log_softmax(dim=1).masked_fill(~positive, 0)
+        return -(log_p.sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
+
+    return _passes(loss, z)
+
+
+def _supcon_pml(n: int, d: int) -> Pass:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    z, label, loss = _rows(n, d, 0), _labels(n), SupConLoss(temperature=TEMPERATURE)
+    return _passes(lambda: loss(z, label), z)
+
+
+# CLIP: n pairs.
+
+
+def _clip_ours(products: Products) -> Contender:
+    def build(n: int, d: int) -> Pass:
+        image, text, loss = _rows(n, d, 0), _rows(n, d, 1), InfoNCE(TEMPERATURE, products=products)
+        return _passes(lambda: loss(Contrast.pairs(image, text, both_ways=True)), image, text)
+
+    return build
+
+
+def _clip_plain(n: int, d: int) -> Pass:
+    image, text, target = _rows(n, d, 0), _rows(n, d, 1), torch.arange(n)
+
+    def loss() -> Tensor:
+        logits = image @ text.T / TEMPERATURE
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    return _passes(loss, image, text)
+
+
+def _clip_open_clip(n: int, d: int) -> Pass:
+    from open_clip import ClipLoss
+
+    image, text, loss = _rows(n, d, 0), _rows(n, d, 1), ClipLoss()
+    scale = torch.tensor(1 / TEMPERATURE)
+    return _passes(lambda: loss(image, text, scale), image, text)
+
+
+# MoCo: 256 queries, their keys, a queue of n.
+
+
+def _moco_ours(products: Products) -> Contender:
+    def build(n: int, d: int) -> Pass:
+        q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
+        sample = torch.arange(n + 256)
+        ids = torch.stack([sample, sample, torch.zeros_like(sample)], dim=1)
+        stale, loss = torch.ones(n, dtype=torch.bool), InfoNCE(TEMPERATURE, products=products)
+        return _passes(lambda: loss(Contrast(q, ids[:256], k, queue, ids[256:], stale)), q)
+
+    return build
+
+
+def _moco_plain(n: int, d: int) -> Pass:
+    q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
+    target = torch.zeros(256, dtype=torch.int64)
+
+    def loss() -> Tensor:
+        logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ queue.T], dim=1)
+        return F.cross_entropy(logits / TEMPERATURE, target)
+
+    return _passes(loss, q)
+
+
+def _moco_info_nce(n: int, d: int) -> Pass:
+    from info_nce import InfoNCE as Peer
+
+    q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
+    loss = Peer(temperature=TEMPERATURE)
+    return _passes(lambda: loss(q, k, queue), q)
+
+
+FLOOR = "matrix products"
+OURS = "cl"
+
+CASES: Mapping[str, Mapping[str, Contender]] = {
+    "simclr": {
+        OURS: _simclr_ours("float32"),
+        "cl, bf16 products": _simclr_ours("bfloat16"),
+        "PyTorch": _simclr_plain,
+        "lightly": _simclr_lightly,
+        "pytorch-metric-learning": _simclr_pml,
+        # Half the product, twice, and one of the whole with the rows.
+        FLOOR: lambda n, d: _products(n, n, d, 2),
+    },
+    "supcon": {
+        OURS: _supcon_ours("float32"),
+        "cl, bf16 products": _supcon_ours("bfloat16"),
+        "PyTorch": _supcon_plain,
+        "pytorch-metric-learning": _supcon_pml,
+        FLOOR: lambda n, d: _products(n, n, d, 2),
+    },
+    "clip": {
+        OURS: _clip_ours("float32"),
+        "cl, bf16 products": _clip_ours("bfloat16"),
+        "PyTorch": _clip_plain,
+        "open_clip": _clip_open_clip,
+        # The product twice, and one for the gradient of each side.
+        FLOOR: lambda n, d: _products(n, n, d, 4),
+    },
+    "moco": {
+        OURS: _moco_ours("float32"),
+        "cl, bf16 products": _moco_ours("bfloat16"),
+        "PyTorch": _moco_plain,
+        "info-nce-pytorch": _moco_info_nce,
+        # The product once, and the queries' gradient.
+        FLOOR: lambda n, d: _products(256, n, d, 2),
+    },
+}
+"""Contenders by case. n is the rows of both views (simclr), rows (supcon), pairs (clip), keys of the queue (moco)."""

@@ -1,0 +1,40 @@
+"""One contender in a process of its own.
+
+Prints a JSON line when ready, one with the seconds of a pass for every line it reads, and at the end of its input one
+with the memory that the passes took beyond the inputs.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) -> None:
+    """Runs the protocol; `limit` is in bytes over what the process has when it is ready."""
+    from cl.bench.contenders import CASES
+
+    torch.set_num_threads(int(threads))
+    run = CASES[case][name](int(rows), int(width))
+    before = _status("VmRSS")
+    most = _status("VmData") + int(limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+    print(json.dumps({"extra_bytes": max(_status("VmHWM") - before, 0)}), flush=True)
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

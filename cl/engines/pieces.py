@@ -1,0 +1,116 @@
+"""A large batch through networks that hold a piece of it: encoded, contrasted as a whole, and encoded again."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from cl.components import Encoder
+from cl.types import Embeddings, Views
+
+
+class Pieces:
+    """The embeddings of a batch as leaves, and the networks' gradients from theirs (GradCache, Gao et al. 2021).
+
+    A loss sees embeddings only. So these are made without gradient, piece by piece; the loss of all of them gives
+    each its gradient; and a second pass over the pieces carries those into the networks. What is in memory is one piece
+    and all embeddings. Keys without gradient are encoded once, in their own order.
+
+    Both passes draw the same random numbers. The first leaves no trace in the buffers of what it runs again: running
+    statistics move as if there were one pass.
+
+    Args:
+        encoder: in train mode.
+        views: the batch, its views made or not.
+        size: largest piece, in samples; pieces are as equal as can be.
+        ready: makes a piece and moves it to the device.
+        autocast: a new context for the networks.
+
+    Attributes:
+        embeddings: of the whole batch; those of queries are leaves.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: Views,
+        size: int,
+        ready: Callable[[Views], Views],
+        autocast: Callable[[], AbstractContextManager],
+    ):
+        self.encoder = encoder
+        self.ready = ready
+        self.autocast = autocast
+        self.b = len(views.sample)
+        count = math.ceil(self.b / size)
+        self.slices = [slice(self.b * i // count, self.b * (i + 1) // count) for i in range(count)]
+        self.views = views
+        self.states: list[list[Tensor]] = []
+        self.embeddings = self._first()
+
+    @torch.no_grad()
+    def _first(self) -> dict[str, Embeddings]:
+        encoded = []
+        with _buffers_kept(self.encoder), self.autocast():
+            for piece in self.slices:
+                self.states.append(_random_state())
+                encoded.append(self.encoder.queries(self.ready(self.views.part(piece))))
+        queries = {name: Embeddings.joined([part[name] for part in encoded]) for name in encoded[0]}
+        for found in queries.values():
+            found.q.requires_grad_()
+        if all(key_views is None for _, key_views in map(self.encoder.layout, queries)):
+            return queries
+        order = self.encoder.key_order(self.b)
+        mixed = self.views if order is None else self.views.part(order)
+        with self.autocast():
+            parts = [self.encoder.keys(self.ready(mixed.part(piece))) for piece in self.slices]
+        return {
+            name: found.with_keys(Embeddings.joined([part[name] for part in parts]), order)
+            for name, found in queries.items()
+        }
+
+    def backward(self) -> None:
+        """Once the embeddings have their gradients: adds the networks' own."""
+        after = _random_state()
+        for piece, state in zip(self.slices, self.states, strict=True):
+            _set_random_state(state)
+            with self.autocast():
+                encoded = self.encoder.queries(self.ready(self.views.part(piece)))
+            rows, gradients = [], []
+            for name, found in self.embeddings.items():
+                if found.q.grad is not None and encoded[name].q.requires_grad:
+                    rows.append(encoded[name].q)
+                    gradients.append(_rows_of(found.q.grad, piece, len(found.q_views)))
+            torch.autograd.backward(rows, gradients)
+        _set_random_state(after)
+
+
+def smallest_piece(b: int, size: int | None) -> int:
+    """Samples of the smallest piece of a batch of b."""
+    return b if size is None else b // math.ceil(b / size)
+
+
+def _rows_of(rows: Tensor, piece: slice, views: int) -> Tensor:
+    return rearrange(rows, "(v b) d -> v b d", v=views)[:, piece].flatten(0, 1)
+
+
+@contextmanager
+def _buffers_kept(encoder: Encoder) -> Iterator[None]:
+    buffers = list(encoder.buffers()) if isinstance(encoder, nn.Module) else []
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
+
+
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])

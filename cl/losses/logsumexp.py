@@ -1,0 +1,210 @@
+"""Log-sum-exps of inner products, a tile of the `m n` logits at a time.
+
+A tile is multiplied, exponentiated, summed and forgotten, and multiplied again in the backward pass: memory is
+O((m + n) d) for any number of rows. Where the keys need no gradient nothing is computed twice, because the queries'
+gradient, the softmax-weighted mean of the keys, is gathered along with the sums.
+
+These are functions of plain rows. Scale the queries before (rows that meet themselves by the root of the scale), and
+autograd gives a learned temperature its exact gradient.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cl.losses.tiles import Pairs, Plan, Products, Tile, Tiles, refuse_second
+
+
+def logsumexp(
+    q: Float[Tensor, "m d"], k: Float[Tensor, "n d"], apart: Pairs, tile: int = 512, products: Products = "float32"
+) -> Float[Tensor, "m"]:
+    """log sum_j exp(q_i . k_j) of every row i over the keys it meets; -inf where it meets none.
+
+    Args:
+        q: query rows.
+        k: key rows.
+        apart: which pairs never meet.
+        tile: rows and keys of a tile. 512, a float32 MB, suits a CPU's cache; a GPU wants more.
+        products: precision of the matrix products; sums are float32 either way. bfloat16 has 8 bits: a logit s
+            is off by up to |s| / 256, at random, so that a sum over n keys is off by some |s| / (256 sqrt(n)).
+    """
+    return _Rows.apply(q, k, apart, tile, products)  # type: ignore[return-value]
+
+
+def logsumexp_both_ways(
+    q: Float[Tensor, "m d"], k: Float[Tensor, "n d"], apart: Pairs, tile: int = 512, products: Products = "float32"
+) -> tuple[Float[Tensor, "m"], Float[Tensor, "n"]]:
+    """Of every row over the keys, and of every key over the rows, from one product."""
+    return _BothWays.apply(q, k, apart, tile, products)  # type: ignore[return-value]
+
+
+def logsumexp_itself(
+    z: Float[Tensor, "m d"], apart: Pairs, tile: int = 512, products: Products = "float32"
+) -> Float[Tensor, "m"]:
+    """Of rows that are their own keys, from the upper triangle of the product. Pairs must be apart both ways."""
+    return _Itself.apply(z, apart, tile, products)  # type: ignore[return-value]
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
+        ctx.frozen = not ctx.needs_input_grad[1]
+        plan = Plan(q, k, apart, tile, products)
+        tiles = Tiles(q, k, plan)
+        sums = _Sums(len(q), tiles, mean=ctx.frozen and ctx.needs_input_grad[0])
+        for part in tiles:
+            sums.add(part.logits, part.rows, part.keys)
+        lse = sums.log()
+        ctx.plan = plan
+        if ctx.frozen:
+            ctx.save_for_backward(sums.mean)
+        else:
+            ctx.save_for_backward(q, k, lse)
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second()
+        (g,) = grads
+        if ctx.frozen:
+            (mean,) = ctx.saved_tensors
+            return mean * g[:, None], None, None, None, None
+        q, k, lse = ctx.saved_tensors
+        tiles = Tiles(q, k, ctx.plan)
+        shift, u = _weights(tiles, lse, g)
+        uq = tiles.cast(u[:, None] * q)
+        dq = torch.zeros_like(q) if ctx.needs_input_grad[0] else None
+        dk = torch.zeros_like(k) if ctx.needs_input_grad[1] else None
+        for part in tiles:
+            e = part.logits.exp_() if shift is None else part.logits.sub_(shift[part.rows, None]).exp_()
+            if dq is not None:
+                tiles.accumulate(dq[part.rows], e, tiles.k[part.keys])
+            if dk is not None:
+                tiles.accumulate(dk[part.keys], e.T, uq[part.rows])
+        return None if dq is None else dq.mul_(u[:, None]), dk, None, None, None
+
+
+class _BothWays(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> tuple[Tensor, Tensor]:
+        plan = Plan(q, k, apart, tile, products)
+        tiles = Tiles(q, k, plan)
+        sums = _Sums(len(q), tiles), _Sums(len(k), tiles)
+        for part in tiles:
+            _add_both(part, *sums)
+        lse = sums[0].log(), sums[1].log()
+        ctx.plan = plan
+        ctx.save_for_backward(q, k, *lse)
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second()
+        q, k, *lse = ctx.saved_tensors
+        tiles = Tiles(q, k, ctx.plan)
+        of_rows, of_keys = (_weights(tiles, each, g) for each, g in zip(lse, grads, strict=True))
+        dq, dk = torch.zeros_like(q), torch.zeros_like(k)
+        for part in tiles:
+            w = _weighted(tiles, part, of_rows, of_keys)
+            tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
+            tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
+        return dq, dk, None, None, None
+
+
+class _Itself(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
+        plan = Plan(z, z, apart, tile, products, triangle=True)
+        tiles = Tiles(z, z, plan)
+        sums = _Sums(len(z), tiles)
+        for part in tiles:
+            if part.rows == part.keys:
+                sums.add(part.logits, part.rows, part.keys)
+            else:
+                _add_both(part, sums, sums)
+        lse = sums.log()
+        ctx.plan = plan
+        ctx.save_for_backward(z, lse)
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second()
+        z, lse = ctx.saved_tensors
+        tiles = Tiles(z, z, ctx.plan)
+        weights = _weights(tiles, lse, grads[0])
+        dz = torch.zeros_like(z)
+        for part in tiles:
+            w = _weighted(tiles, part, weights, weights)
+            tiles.accumulate(dz[part.rows], w, tiles.k[part.keys])
+            if part.rows != part.keys:
+                tiles.accumulate(dz[part.keys], w.T, tiles.q[part.rows])
+        return dz, None, None, None
+
+
+class _Sums:
+    """Sums of exponentials of the rows' logits, relative to the largest so far where logits are not bounded.
+
+    With `mean` also the keys' means under the softmax.
+    """
+
+    def __init__(self, n: int, tiles: Tiles, mean: bool = False):
+        self.tiles = tiles
+        self.total = torch.zeros(n, dtype=tiles.dtype, device=tiles.q.device)
+        self.top = torch.full_like(self.total, 0.0 if tiles.bounded else -torch.inf)
+        self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if mean else None
+
+    def add(self, logits: Tensor, rows: slice, keys: slice) -> None:
+        """Overwrites the logits."""
+        if not self.tiles.bounded:
+            top = torch.maximum(self.top[rows], logits.amax(dim=1))
+            finite = top.clamp(min=torch.finfo(top.dtype).min)
+            shrink = (self.top[rows] - finite).exp()
+            self.top[rows] = top
+            self.total[rows] *= shrink
+            if self.weighted is not None:
+                self.weighted[rows] *= shrink[:, None]
+            logits.sub_(finite[:, None])
+        e = logits.exp_()
+        self.total[rows] += e.sum(dim=1, dtype=self.total.dtype)
+        if self.weighted is not None:
+            self.tiles.accumulate(self.weighted[rows], e, self.tiles.k[keys])
+
+    def log(self) -> Tensor:
+        return self.top + self.total.log()
+
+    @property
+    def mean(self) -> Tensor | None:
+        if self.weighted is None:
+            return None
+        return self.weighted / self.total.clamp(min=torch.finfo(self.total.dtype).tiny)[:, None]
+
+
+def _add_both(part: Tile, of_rows: _Sums, of_keys: _Sums) -> None:
+    if of_rows.tiles.bounded:
+        e = part.logits.exp_()
+        of_rows.total[part.rows] += e.sum(dim=1, dtype=of_rows.total.dtype)
+        of_keys.total[part.keys] += e.sum(dim=0, dtype=of_keys.total.dtype)
+    else:
+        other = part.logits.T.clone()
+        of_rows.add(part.logits, part.rows, part.keys)
+        of_keys.add(other, part.keys, part.rows)
+
+
+def _weighted(
+    tiles: Tiles, part: Tile, of_rows: tuple[Tensor | None, Tensor], of_keys: tuple[Tensor | None, Tensor]
+) -> Tensor:
+    """Derivative of both directions' log-sum-exps by the tile's logits; overwrites them."""
+    (row_shift, u), (key_shift, v) = of_rows, of_keys
+    if row_shift is None or key_shift is None:
+        return part.logits.exp_().mul_(tiles.outer_sum(u, v, part))
+    other = (part.logits - key_shift[None, part.keys]).exp_().mul_(v[None, part.keys])
+    return part.logits.sub_(row_shift[part.rows, None]).exp_().mul_(u[part.rows, None]).add_(other)
+
+
+def _weights(tiles: Tiles, lse: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What turns logits into g softmax: (a shift or none, factors); 0 for rows that meet nothing."""
+    lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+    return (None, g * (-lse).exp()) if tiles.bounded else (lse, g)

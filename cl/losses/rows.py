@@ -1,0 +1,94 @@
+"""What losses over a softmax are made of: of every query a log-sum-exp over keys, and its positives' logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
+from cl.losses.tiles import Products
+from cl.types import Contrast
+
+Lonely = Literal["skip", "count"]
+"""What rows without a positive, which contribute 0, are to the mean: left out ("skip"), or counted ("count")."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The queries of a Contrast, in one direction, before logits that are inner products of `q` and `pool`.
+
+    Attributes:
+        contrast: whose they are.
+        q: queries, scaled.
+        pool: keys; where they are the queries, each is scaled by the root.
+        lse: log-sum-exp over the keys asked for, without the paired one; -inf where there is none.
+    """
+
+    contrast: Contrast
+    q: Float[Tensor, "m d"]
+    pool: Float[Tensor, "n d"]
+    lse: Float[Tensor, "m"]
+
+    @cached_property
+    def paired(self) -> Float[Tensor, "m"] | None:
+        """Logits of the paired keys."""
+        return None if self.contrast.paired is None else (self.q * self.contrast.paired).sum(dim=1)
+
+    @cached_property
+    def positive(self) -> Float[Tensor, "m"]:
+        """Mean logit of the positives, 0 where there is none."""
+        total = (self.q * self.contrast.attraction(self.pool)).sum(dim=1)
+        total = total if self.paired is None else total + self.paired
+        return total / self.contrast.positives.clamp(min=1)
+
+    @cached_property
+    def candidate(self) -> Float[Tensor, "m"]:
+        """Mean logit of all keys that are met, the paired one too."""
+        total = (self.q * self.contrast.gathering(self.pool)).sum(dim=1)
+        total = total if self.paired is None else total + self.paired
+        return total / self.contrast.candidates.clamp(min=1)
+
+
+def directions(
+    contrast: Contrast,
+    scale: Tensor | float,
+    tile: int = 512,
+    products: Products = "float32",
+    decoupled: bool = False,
+) -> Sequence[Rows]:
+    """The rows of each direction: the queries', and where the Contrast goes both ways the pool's.
+
+    Args:
+        contrast: with a pool.
+        scale: 1 / temperature.
+        tile: as in `logsumexp`.
+        products: as in `logsumexp`.
+        decoupled: the log-sum-exps are over the negatives only.
+    """
+    if contrast.pool is None:
+        raise ValueError("this loss needs a pool of keys; PositivesOnly alone gives none")
+    # As wide as the rows are, but at least float32.
+    wide = torch.promote_types(contrast.q.dtype, torch.float32)
+    apart = contrast.apart_or_positive if decoupled else contrast.apart
+    if contrast.pool_is_q:
+        z = contrast.q.to(wide) * scale**0.5
+        return [Rows(contrast, z, z, logsumexp_itself(z, apart, tile, products))]
+    q, pool = contrast.q.to(wide) * scale, contrast.pool.to(wide)
+    if contrast.both_ways:
+        lse, lse_of_pool = logsumexp_both_ways(q, pool, apart, tile, products)
+        return [Rows(contrast, q, pool, lse), Rows(contrast.turned, pool, q, lse_of_pool)]
+    return [Rows(contrast, q, pool, logsumexp(q, pool, apart, tile, products))]
+
+
+def mean_over_rows(
+    values: Sequence[tuple[Float[Tensor, "_"], Int64[Tensor, "_"]]], contrast: Contrast, lonely: Lonely = "skip"
+) -> Float[Tensor, ""]:
+    """Mean of (values, positives) over the rows of all directions; a row without a positive contributes 0."""
+    total = torch.stack([torch.where(positives == 0, 0, value).sum() for value, positives in values]).sum()
+    if lonely == "count":
+        return total / sum(len(value) for value, _ in values)
+    return total / (contrast.contributing if contrast.divisor is None else contrast.divisor).clamp(min=1e-9)

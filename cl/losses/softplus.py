@@ -1,0 +1,67 @@
+"""The sum of softplus over all pairs of rows, a tile of the logits at a time."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cl.losses.tiles import Pairs, Plan, Products, Tiles, refuse_second
+
+
+def softplus_sum(
+    q: Float[Tensor, "m d"],
+    k: Float[Tensor, "n d"],
+    bias: Float[Tensor, "1"],
+    apart: Pairs,
+    positive: Pairs,
+    tile: int = 512,
+    products: Products = "float32",
+) -> Float[Tensor, ""]:
+    """Sum over pairs that meet of softplus(s), of positives softplus(-s), where s = q . k + bias.
+
+    Its gradient is gathered in the forward pass, where one is wanted: nothing is multiplied twice.
+
+    Args:
+        q: query rows.
+        k: key rows.
+        bias: added to every logit.
+        apart: which pairs never meet.
+        positive: which pairs are positives, and maybe pairs that never meet.
+        tile: as in `logsumexp`.
+        products: as in `logsumexp`.
+    """
+    return _Sum.apply(q, k, bias, apart, positive, tile, products)  # type: ignore[return-value]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, bias: Tensor, apart: Pairs, positive: Pairs, tile: int, products: Products
+    ) -> Tensor:
+        tiles = Tiles(q, k, Plan(q, k, apart, tile, products, positive=positive))
+        wanted = any(ctx.needs_input_grad)
+        dq, dk = torch.zeros_like(q), torch.zeros_like(k)
+        dbias, total = torch.zeros_like(bias), bias.new_zeros((), dtype=torch.float64)
+        for part in tiles:
+            s = part.logits.add_(bias)
+            if part.positive:
+                turned = -s[part.positive]
+                s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet
+            total += F.softplus(s).sum(dtype=tiles.dtype)
+            if wanted:
+                w = s.sigmoid_()
+                if part.positive:
+                    w[part.positive] = -w[part.positive]
+                tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
+                tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
+                dbias += w.sum(dtype=tiles.dtype)
+        ctx.save_for_backward(dq, dk, dbias)
+        return total.to(tiles.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second()
+        (g,) = grads
+        return *(g * gathered for gathered in ctx.saved_tensors), None, None, None, None

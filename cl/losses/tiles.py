@@ -1,0 +1,150 @@
+"""The products of rows and keys, a tile at a time. What the losses that need no `m n` matrix are built on."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+BOUND = 75.0
+"""The exponential of a logit of at most this size, and a sum of 10^5 of them, are normal float32 numbers."""
+
+Products = Literal["float32", "bfloat16"]
+
+Split = dict[int, tuple[Tensor, Tensor]]
+
+Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]]
+"""For a slice of the rows: pairs (row, key), each once."""
+
+
+class Tile(NamedTuple):
+    """A tile of the logits, and which of its pairs were named as positive."""
+
+    rows: slice
+    keys: slice
+    logits: Float[Tensor, "r c"]  # in a buffer that the next tile overwrites
+    positive: tuple[Tensor, Tensor] | None
+
+
+class Plan:
+    """What the tiles of a product are: made in the forward pass, and kept for the backward pass.
+
+    Args:
+        q: rows.
+        k: keys.
+        apart: which pairs never meet: their logits are -inf.
+        tile: rows and keys of a tile.
+        products: precision of the products; sums are as wide as the rows.
+        triangle: only tiles on and above the diagonal.
+        positive: pairs that tiles are to name.
+
+    Attributes:
+        bounded: no logit is larger than BOUND, by the rows' lengths: exponentials need no shift.
+    """
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        apart: Pairs,
+        tile: int,
+        products: Products,
+        triangle: bool = False,
+        positive: Pairs | None = None,
+    ):
+        self.m, self.n = len(q), len(k)
+        self.bounded = bool(_longest(q) * _longest(k) <= BOUND)
+        self.low = products == "bfloat16"
+        self.apart = apart
+        self.tile = tile
+        self.triangle = triangle
+        self.positive = positive
+        self.known: dict[int, tuple[Split, Split]] = {}
+
+    def blocks(self) -> Iterator[tuple[slice, "Split", "Split"]]:
+        """Blocks of rows, and by the first key of each tile its pairs that are apart and those that are positive."""
+        for start in range(0, self.m, self.tile):
+            rows = slice(start, min(start + self.tile, self.m))
+            if start not in self.known:
+                found = self._split(self.apart, rows), self._split(self.positive, rows)
+                # Pairs as many as rows are kept for the second time; of larger groups they are found again.
+                if sum(len(i) for split in found for i, _ in split.values()) <= 4 * self.tile:
+                    self.known[start] = found
+            else:
+                found = self.known[start]
+            yield rows, *found
+
+    def _split(self, pairs: Pairs | None, rows: slice) -> "Split":
+        if pairs is None:
+            return {}
+        i, j = pairs(rows)
+        i = i - rows.start
+        if self.n <= self.tile:
+            return {0: (i, j)} if len(i) else {}
+        j, order = j.sort()
+        i = i[order]
+        firsts = range(0, self.n, self.tile)
+        ends = torch.searchsorted(j, torch.arange(0, self.n + self.tile, self.tile, device=j.device)).tolist()
+        return {
+            first: (i[begin:end], j[begin:end] - first)
+            for first, begin, end in zip(firsts, ends, ends[1:], strict=False)
+            if begin < end
+        }
+
+
+class Tiles:
+    """The tiles of a product of rows and keys, by a plan."""
+
+    def __init__(self, q: Tensor, k: Tensor, plan: Plan):
+        self.plan = plan
+        self.bounded = plan.bounded
+        self.dtype = q.dtype
+        self.q = self.cast(q)
+        self.k = self.q if k is q else self.cast(k)
+        side = min(plan.tile, plan.m) * min(plan.tile, plan.n)
+        self.buffers = self.q.new_empty(2, side)
+
+    def cast(self, rows: Tensor) -> Tensor:
+        """Rows as products take them."""
+        return rows.bfloat16() if self.plan.low else rows
+
+    def __iter__(self) -> Iterator[Tile]:
+        tile, n = self.plan.tile, self.plan.n
+        for rows, apart, positive in self.plan.blocks():
+            for first in range(rows.start if self.plan.triangle else 0, n, tile):
+                keys = slice(first, min(first + tile, n))
+                logits = self._buffer(0, rows, keys)
+                torch.mm(self.q[rows], self.k[keys].T, out=logits)
+                if here := apart.get(first):
+                    logits[here] = -torch.inf
+                yield Tile(rows, keys, logits, positive.get(first))
+
+    def outer_sum(self, u: Tensor, v: Tensor, tile: Tile) -> Float[Tensor, "r c"]:
+        """u_i + v_j of a tile's rows and keys, in a buffer that the next call overwrites."""
+        u, v = self.cast(u[tile.rows]), self.cast(v[tile.keys])
+        return torch.add(u[:, None], v[None], out=self._buffer(1, tile.rows, tile.keys))
+
+    def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:
+        """total += w rows, a sum of the total's width."""
+        if self.plan.low:
+            total += w @ rows
+        else:
+            total.addmm_(w, rows)
+
+    def _buffer(self, number: int, rows: slice, keys: slice) -> Tensor:
+        r, c = rows.stop - rows.start, keys.stop - keys.start
+        return self.buffers[number, : r * c].view(r, c)
+
+
+def _longest(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).amax() if len(rows) else rows.new_zeros(())
+
+
+def refuse_second() -> None:
+    """To be called in a backward pass: RuntimeError if it is itself to be differentiated."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "A loss by tiles has first derivatives only, and was asked for its second (create_graph=True). "
+            "Differentiate the loss once."
+        )

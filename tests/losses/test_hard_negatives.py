@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import block, rows
+
+from cl.errors import ConfigError
+from cl.losses.hard_negatives import HardNegativeInfoNCE
+from cl.losses.info_nce import InfoNCE
+from cl.types import Contrast
+
+TEMPERATURE, SEED = st.floats(0.05, 3.0), st.integers(0, 1000)
+
+
+@given(st.integers(2, 8), TEMPERATURE, st.floats(0.0, 2.0), st.floats(0.0, 0.5), SEED)
+def test_is_the_authors_program(b, temperature, hardness, debias, seed):
+    z = [rows(b, 5, seed + view).double().requires_grad_() for view in (0, 1)]
+    both = torch.cat(z)
+    exp = (both @ both.T / temperature).exp()
+    negative = ~torch.eye(b, dtype=torch.bool).repeat(2, 2)
+    negatives = exp[negative].view(2 * b, -1)
+    n = 2 * b - 2
+    positive = ((z[0] * z[1]).sum(dim=1) / temperature).exp().repeat(2)
+    weight = negatives.log().mul(hardness).exp()
+    drawn = (weight * negatives).sum(dim=1) / weight.mean(dim=1)
+    pushed = ((-debias * n * positive + drawn) / (1 - debias)).clamp(min=n * math.exp(-1 / temperature))
+    expected = -(positive / (positive + pushed)).log().mean()
+    ours = HardNegativeInfoNCE(temperature, hardness, debias)(Contrast.pairs(*z))
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
+    for mine, theirs in zip(torch.autograd.grad(ours, z), torch.autograd.grad(expected, z), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
+
+
+@given(st.integers(1, 8), TEMPERATURE, SEED, st.booleans())
+def test_neither_hard_nor_debiased_it_is_info_nce(b, temperature, seed, both_ways):
+    contrast = Contrast.pairs(rows(b, 5, seed).double(), rows(b, 5, seed + 1).double(), both_ways)
+    ours = HardNegativeInfoNCE(temperature, hardness=0.0, debias=0.0)(contrast)
+    torch.testing.assert_close(ours, InfoNCE(temperature)(contrast), rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(1, 5), st.integers(0, 5), TEMPERATURE, SEED)
+def test_a_queue_and_paired_keys(b, fill, temperature, seed):
+    ids, pool_ids = block(range(b), 0), block(range(50, 50 + fill), 1, first=50)
+    q, k, pool = (rows(n, 4, seed + place).double() for place, n in enumerate((b, b, fill)))
+    contrast = Contrast(q, ids, k, pool, pool_ids, torch.ones(fill, dtype=torch.bool))
+    ours = HardNegativeInfoNCE(temperature, hardness=0.0, debias=0.0)(contrast)
+    torch.testing.assert_close(ours, InfoNCE(temperature)(contrast), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.05, 10.0])
+def test_opposed_rows_stay_finite(temperature):
+    z = torch.tensor([[1.0, 0], [-1, 0], [0, 1]]).requires_grad_()
+    value = HardNegativeInfoNCE(temperature, 2.0, 0.3)(Contrast.pairs(z, -z))
+    value.backward()
+    assert value.isfinite() and z.grad.isfinite().all()
+
+
+def test_several_positives_are_refused():
+    with pytest.raises(ConfigError, match="one positive a row and was given 2"):
+        HardNegativeInfoNCE(0.1)(Contrast.of(rows(3, 2), torch.zeros(3, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("settings", [{"hardness": -1.0}, {"debias": 1.0}, {"debias": -0.1}, {"temperature": 0.0}])
+def test_settings_out_of_range(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        HardNegativeInfoNCE(**{"temperature": 0.1, **settings})

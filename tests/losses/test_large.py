@@ -1,0 +1,133 @@
+"""Every softmax loss and the sigmoid, at shapes that take several tiles: against the whole matrix in float64."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import gradients, leaves, matrices
+from tiny import rows
+
+from cl.losses.decoupled import DecoupledInfoNCE
+from cl.losses.info_nce import InfoNCE
+from cl.losses.sigmoid import Sigmoid
+from cl.types import Contrast
+
+GROUPS = ("unique", "pairs", "few", "all equal", "one giant")
+SHAPES = ("itself", "both ways", "pool", "queue")
+M, TILE, SEED = st.integers(1, 300), st.sampled_from([7, 64, 512]), st.integers(0, 10**6)
+TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
+
+
+@st.composite
+def large(draw):
+    """Float32 rows, unit or not, of up to 300 queries against up to 300 keys."""
+    m, d, shape = draw(M), draw(st.sampled_from([2, 16, 33])), draw(st.sampled_from(SHAPES))
+    n = m if shape == "itself" else draw(st.integers(0, 300))
+    kind, seed, length = draw(st.sampled_from(GROUPS)), draw(SEED), draw(st.sampled_from([1.0, 0.5, 2.0]))
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(2 * (m + n), generator=generator)[: m + n] // 2  # two rows of most samples
+    group = {
+        "unique": sample,
+        "pairs": sample // 2,
+        "few": sample % 5,
+        "all equal": sample * 0,
+        "one giant": torch.where(sample < (m + n) // 2, 0, sample),
+    }[kind]
+    ids = torch.stack([group, sample, torch.randint(0, 2, (m + n,), generator=generator)], dim=1)
+    q, q_ids = length * rows(m, d, seed), ids[:m]
+    if shape == "itself":
+        return Contrast(q, q_ids, pool=q, pool_ids=q_ids, pool_is_q=True)
+    pool, pool_ids = rows(n, d, seed + 1), ids[m:]
+    if shape == "both ways":
+        return Contrast(q, q_ids, pool=pool, pool_ids=pool_ids, both_ways=True)
+    paired = rows(m, d, seed + 2) if draw(st.booleans()) else None
+    stale = torch.rand(n, generator=generator) < 0.5 if shape == "queue" else None
+    return Contrast(q, q_ids, paired, pool, pool_ids, stale, draw(st.sampled_from(["positive", "ignored", "negative"])))
+
+
+def dense(contrast, temperature, decoupled):
+    """The softmax losses from the whole matrix, and the positives' counts with it."""
+    met, positive = matrices(contrast)
+    s = contrast.q @ contrast.pool.T / temperature
+    own = None if contrast.paired is None else (contrast.q * contrast.paired).sum(dim=1, keepdim=True) / temperature
+    directions = [(s, met, positive)] + ([(s.T, met.T, positive.T)] if contrast.both_ways else [])
+    losses, counts = [], []
+    for logits, meets, attracts in directions:
+        if own is not None:
+            logits = torch.cat([own, logits], dim=1)
+            meets, attracts = (F.pad(x, (1, 0), value=True) for x in (meets, attracts))
+        pushed = meets & ~attracts if decoupled else meets
+        count = attracts.sum(dim=1)
+        there = (count > 0) & pushed.any(dim=1)
+        lse = torch.where(pushed, logits, -torch.inf)[there].logsumexp(dim=1)
+        mean = torch.where(attracts, logits, 0)[there].sum(dim=1) / count[there]
+        losses.append((lse - mean).sum())
+        counts.append((count > 0).sum())
+    return sum(losses) / sum(counts).clamp(min=1)
+
+
+def wide(contrast):
+    """The same in float64, over leaves of its own."""
+    names = [name for name in ("q", "pool", "paired") if getattr(contrast, name) is not None]
+    return leaves(replace(contrast, **{name: getattr(contrast, name).double() for name in names}))
+
+
+def agree(ours, theirs, mine, expected, temperature, tolerance=1e-5):
+    """Relative to the larger of a gradient and of the pull and the push that it is the difference of."""
+    assert abs(float(ours) - float(theirs)) <= tolerance * max(1.0, float(theirs.detach().abs()))
+    for one, other in zip(gradients(ours, mine), gradients(theirs, expected), strict=True):
+        pull = 1 / temperature / max(len(mine[0]), 1) ** 0.5
+        assert one.isfinite().all()
+        assert (one - other).norm() <= tolerance * max(float(other.norm()), pull)
+
+
+@settings(max_examples=150)
+@given(large(), TEMPERATURE, TILE, st.booleans())
+def test_softmax_losses(contrast, temperature, tile, decoupled):
+    single, mine = leaves(contrast)
+    double, expected = wide(contrast)
+    loss = DecoupledInfoNCE if decoupled else InfoNCE
+    agree(loss(temperature, tile=tile)(single), dense(double, temperature, decoupled), mine, expected, temperature)
+
+
+@given(large(), TEMPERATURE, TILE, st.sampled_from([-10.0, 0.0, 3.0]))
+def test_sigmoid(contrast, temperature, tile, bias):
+    single, mine = leaves(contrast)
+    double, expected = wide(contrast)
+    met, positive = matrices(contrast)
+    x = double.q @ double.pool.T / temperature + bias
+    theirs = F.softplus(torch.where(positive, -x, x)[met]).sum()
+    if double.paired is not None:
+        theirs = theirs + F.softplus(-(double.q * double.paired).sum(dim=1) / temperature - bias).sum()
+    agree(Sigmoid(temperature, bias, tile)(single), theirs / len(double.q), mine, expected, temperature)
+
+
+@given(large(), TEMPERATURE, st.tuples(TILE, TILE))
+def test_the_size_of_tiles_changes_nothing(contrast, temperature, tiles):
+    one, other = (InfoNCE(temperature, tile=tile) for tile in tiles)
+    first, mine = leaves(contrast)
+    second, theirs = leaves(contrast)
+    agree(one(first), other(second), mine, theirs, temperature)
+
+
+@given(large(), st.sampled_from([0.1, 0.5]))
+def test_bfloat16_products_are_near(contrast, temperature):
+    single, mine = leaves(contrast)
+    near, theirs = leaves(contrast)
+    exact, rough = InfoNCE(temperature)(single), InfoNCE(temperature, products="bfloat16")(near)
+    # Logits of at most 2 / temperature are off by up to 1 / 256 of that, and rows by as much.
+    agree(rough, exact, theirs, mine, temperature, tolerance=2 * (2 / temperature + 2) / 256)
+
+
+@given(large(), TEMPERATURE)
+def test_bfloat16_rows_are_taken_as_they_are(contrast, temperature):
+    names = [name for name in ("q", "pool", "paired") if getattr(contrast, name) is not None]
+    half = {name: getattr(contrast, name).bfloat16() for name in names}
+    if contrast.pool_is_q:
+        half["pool"] = half["q"]
+    ours = InfoNCE(temperature)(replace(contrast, **half))
+    exact = InfoNCE(temperature)(replace(contrast, **{name: value.float() for name, value in half.items()}))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,104 @@
+"""Against the whole matrix in float64."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
+from cl.losses.tiles import BOUND
+
+M, TILE, SEED = st.integers(1, 12), st.integers(1, 7), st.integers(0, 10**6)
+SCALE = st.sampled_from([1.0, 8.0, 300.0])  # 300: logits far beyond BOUND
+
+
+def rows(m, d, scale, generator):
+    return (torch.randn(m, d, generator=generator, dtype=torch.float64) * scale**0.5).requires_grad_()
+
+
+def dense(q, k, never, dim=1):
+    return (q @ k.T).masked_fill(never, -torch.inf).logsumexp(dim=dim)
+
+
+def pairs(never):
+    def apart(at):
+        i, j = never[at].nonzero(as_tuple=True)
+        order = torch.randperm(len(i))
+        return i[order] + at.start, j[order]
+
+    return apart
+
+
+def weigh(*values):
+    """A number that gives every row another gradient, and rows that meet nothing none."""
+    return sum((torch.where(v.isinf(), 0, v) * torch.linspace(-1, 2, len(v), dtype=v.dtype)).sum() for v in values)
+
+
+def agree(ours, theirs, leaves):
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10)
+    mine, expected = (torch.autograd.grad(weigh(*values), leaves) for values in (ours, theirs))
+    for one, other in zip(mine, expected, strict=True):
+        # The whole matrix gives NaN to rows that meet nothing; they have no say.
+        torch.testing.assert_close(one, other.nan_to_num(), rtol=1e-9, atol=1e-10)
+
+
+@given(M, M, st.integers(1, 4), TILE, SCALE, st.sampled_from([0.0, 0.3, 1.0]), SEED, st.sampled_from(["q", "k", "qk"]))
+def test_rows_over_keys(m, n, d, tile, scale, share, seed, wanted):
+    generator = torch.Generator().manual_seed(seed)
+    q, k = rows(m, d, scale, generator), rows(n, d, scale, generator)
+    never = torch.rand(m, n, generator=generator) < share
+    leaves = [leaf for name, leaf in (("q", q), ("k", k)) if name in wanted]
+    q, k = (leaf if name in wanted else leaf.detach() for name, leaf in (("q", q), ("k", k)))
+    agree([logsumexp(q, k, pairs(never), tile)], [dense(q, k, never)], leaves)
+
+
+@given(M, M, st.integers(1, 4), TILE, SCALE, st.sampled_from([0.0, 0.3, 1.0]), SEED)
+def test_both_ways(m, n, d, tile, scale, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    q, k = rows(m, d, scale, generator), rows(n, d, scale, generator)
+    never = torch.rand(m, n, generator=generator) < share
+    agree(logsumexp_both_ways(q, k, pairs(never), tile), (dense(q, k, never), dense(q, k, never, dim=0)), [q, k])
+
+
+@given(M, st.integers(1, 4), TILE, SCALE, st.sampled_from([0.0, 0.3, 1.0]), SEED)
+def test_itself(m, d, tile, scale, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    z = rows(m, d, scale, generator)
+    never = torch.rand(m, m, generator=generator) < share
+    never = never | never.T
+    agree([logsumexp_itself(z, pairs(never), tile)], [dense(z, z, never)], [z])
+
+
+@pytest.mark.parametrize("size", [0.5 * BOUND, 0.99 * BOUND, 1.01 * BOUND, 20 * BOUND])
+def test_opposed_float32_rows_stay_finite(size):
+    z = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]) * size**0.5
+    z.requires_grad_()
+    lse = logsumexp_itself(z, lambda at: (torch.arange(at.start, at.stop),) * 2, tile=3)
+    torch.testing.assert_close(lse, torch.full((4,), size))
+    lse.sum().backward()
+    assert z.grad.isfinite().all()
+
+
+def test_an_even_sum_over_many_keys_at_the_bound():
+    q, k = torch.full((1, 1), BOUND**0.5), torch.full((2**17, 1), BOUND**0.5)
+    none = torch.zeros(0, dtype=torch.int64)
+    value = logsumexp(q, k, lambda at: (none, none))
+    torch.testing.assert_close(value, torch.tensor([BOUND + 17 * torch.log(torch.tensor(2.0)).item()]))
+
+
+def test_no_keys_at_all():
+    q = torch.ones(3, 2, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.int64)
+    value = logsumexp(q, torch.ones(0, 2), lambda at: (none, none))
+    assert (value == -torch.inf).all()
+    torch.where(value.isinf(), 0, value).sum().backward()
+    assert (q.grad == 0).all()
+
+
+def test_second_derivatives_are_refused():
+    z = torch.ones(3, 2, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.int64)
+    value = logsumexp_itself(z, lambda at: (none, none)).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(value, z, create_graph=True)

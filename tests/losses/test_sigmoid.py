@@ -1,0 +1,64 @@
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import contrasts, leaves
+from tiny import rows
+
+from cl.losses.sigmoid import Sigmoid
+from cl.losses.temperature import LearnedTemperature
+from cl.types import Contrast
+
+TEMPERATURE, BIAS = st.floats(0.1, 3.0), st.floats(-10, 10)
+
+
+@given(contrasts(), TEMPERATURE, BIAS, st.integers(1, 5))
+def test_values_and_gradients_are_the_loops(contrast, temperature, bias, tile):
+    loss = Sigmoid(temperature, bias, tile).double()
+    offset = loss.bias.detach().clone().requires_grad_()
+
+    def row(positives, negatives):
+        signed = [s + offset for s in positives] + [-s - offset for s in negatives]
+        return -torch.stack(signed).sigmoid().log().sum() if signed else None
+
+    contrast, inputs = leaves(contrast)
+    theirs = oracle.over_rows(contrast, temperature, row, "count", turned=False)
+    ours = loss(contrast)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, loss.bias, retain_graph=True)[0],
+        torch.autograd.grad(theirs, offset, retain_graph=True, allow_unused=True, materialize_grads=True)[0],
+    )
+    oracle.agree(ours, theirs, inputs)
+
+
+@given(st.integers(1, 8), st.integers(0, 1000), BIAS)
+def test_is_the_papers_program(b, seed, bias):
+    """Algorithm 1: labels 2 eye - 1, sum over pairs divided by n."""
+    image, text = rows(b, 5, seed).double(), rows(b, 5, seed + 1).double()
+    loss = Sigmoid(LearnedTemperature(0.1), bias).double()
+    logits = image @ text.T * 10 + loss.bias
+    expected = -F.logsigmoid((2 * torch.eye(b).double() - 1) * logits).sum() / b
+    torch.testing.assert_close(loss(Contrast.pairs(image, text, both_ways=True)), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gradcheck():
+    image, text = (rows(4, 3, seed).double().requires_grad_() for seed in (0, 1))
+    temperature = LearnedTemperature(0.5).double()
+    loss = Sigmoid(temperature, -1.0, tile=3).double()
+    inputs = (image, text, temperature.log_scale, loss.bias)
+    assert torch.autograd.gradcheck(lambda *_: loss(Contrast.pairs(image, text, both_ways=True)), inputs)
+
+
+@given(st.integers(2, 8), BIAS)
+def test_collapsed_at_the_bias(b, bias):
+    z = torch.zeros(b, 4, dtype=torch.float64)
+    value = Sigmoid(0.1, bias).double()(Contrast.pairs(z, z, both_ways=True))
+    x = Sigmoid(0.1, bias).bias.double()
+    torch.testing.assert_close(value, ((b - 1) * F.softplus(x) + F.softplus(-x))[0])
+
+
+def test_needs_a_pool():
+    with pytest.raises(ValueError, match="pool"):
+        Sigmoid(0.1)(Contrast(rows(2, 3), torch.zeros(2, 3, dtype=torch.int64), paired=rows(2, 3)))
