@@ -21,6 +21,10 @@ train: $(BIN)/.installed  ## Install, then train MoCo v2 on the built-in data (R
 test: $(BIN)/.installed  ## Install, then the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+test-peers: $(BIN)/.installed  ## The losses against other libraries', which are installed
+	$(BIN)/python -m pip install --quiet -e '.[peers]'
+	$(BIN)/python -m pytest -n 2 tests/losses/test_peers.py
+
 test-slow: $(BIN)/.installed  ## The tests that take minutes: a short training run of every variant
 	$(BIN)/python -m pytest -n 0 -m slow --durations=15
 
