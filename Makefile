@@ -29,7 +29,7 @@ test-slow: $(BIN)/.installed  ## The tests that take minutes: a short training r
 	$(BIN)/python -m pytest -n 0 -m slow --durations=15
 
 check: $(BIN)/.installed  ## Style and types
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,peers]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 results: $(BIN)/.installed  ## The table of the README: every recipe at three seeds; resumable
