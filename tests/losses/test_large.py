@@ -76,7 +76,7 @@ def wide(contrast):
 
 def agree(ours, theirs, mine, expected, temperature, tolerance=1e-5):
     """Relative to the larger of a gradient and of the pull and the push that it is the difference of."""
-    assert abs(float(ours) - float(theirs)) <= tolerance * max(1.0, float(theirs.detach().abs()))
+    assert abs(float(ours.detach()) - float(theirs.detach())) <= tolerance * max(1.0, float(theirs.detach().abs()))
     for one, other in zip(gradients(ours, mine), gradients(theirs, expected), strict=True):
         pull = 1 / temperature / max(len(mine[0]), 1) ** 0.5
         assert one.isfinite().all()
