@@ -13,41 +13,56 @@ class Matches:
     Args:
         needles: m integers.
         hay: n integers.
-        where: the row that hay[j] stands for; None: j itself.
+
+    Attributes:
+        count: of each needle, how many pairs it is in.
     """
 
-    def __init__(self, needles: Int64[Tensor, "m"], hay: Int64[Tensor, "n"], where: Int64[Tensor, "n"] | None = None):
+    def __init__(self, needles: Int64[Tensor, "m"], hay: Int64[Tensor, "n"]):
         needles, hay = needles.contiguous(), hay.contiguous()
+        self.where: Tensor | None = None
         if len(hay) > 4 * len(needles):
             # Few of the hay can match: a long queue need not be sorted.
             known = needles.sort().values
             place = torch.searchsorted(known, hay).clamp(max=max(len(known) - 1, 0))
-            found = (known[place] == hay).nonzero().flatten() if len(known) else place[:0]
-            hay, where = hay[found], found if where is None else where[found]
+            self.where = (known[place] == hay).nonzero().flatten() if len(known) else place[:0]
+            hay = hay[self.where]
         self.rows = len(needles)
-        self.hay, self.where = hay, where
+        self.hay = hay
         self.ordered, self.order = hay.sort()
         self.low = torch.searchsorted(self.ordered, needles)
         self.count = torch.searchsorted(self.ordered, needles, right=True) - self.low
 
+    @cached_property
+    def few(self) -> bool:
+        """Whether there are hardly more pairs than integers, so that listing them is cheap."""
+        return int(self.count.sum()) <= 2 * (self.rows + len(self.hay))
+
     def pairs(self, needles: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
-        """The pairs of a slice of the needles: (i, j), i counted from the first of all."""
-        count, low = self.count[needles], self.low[needles]
-        i = torch.repeat_interleave(count)
-        place = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count - low)[i]
-        j = self.order[place]
-        return i + (needles.start or 0), j if self.where is None else self.where[j]
+        """The pairs of a slice of the needles: (i, j), i counted from the first of all, in order."""
+        return self._all if needles == slice(0, self.rows) and self.few else self._listed(needles)
 
     def sums(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
-        """Of each needle, the sum of the rows that its matches stand for."""
-        if self._pairs <= 2 * (self.rows + len(self.hay)):
-            i, j = self.pairs(slice(None))
-            return rows.new_zeros(self.rows, rows.shape[1]).index_add(0, i, rows.index_select(0, j))
+        """Of each needle, the sum of the rows that its matches stand for; the pairs are not listed."""
         rows = rows if self.where is None else rows.index_select(0, self.where)
         slot = torch.searchsorted(self.ordered, self.hay)  # equal hay share the slot of the first in order
         slots = rows.new_zeros(len(rows) + 1, rows.shape[1]).index_add(0, slot, rows)
         return slots.index_select(0, self.low.masked_fill(self.count == 0, len(rows)))
 
     @cached_property
-    def _pairs(self) -> int:
-        return int(self.count.sum())
+    def _all(self) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        return self._listed(slice(0, self.rows))
+
+    def _listed(self, needles: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        count, low = self.count[needles], self.low[needles]
+        i = torch.repeat_interleave(count)
+        place = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count - low)[i]
+        j = self.order[place]
+        return i + needles.start, j if self.where is None else self.where[j]
+
+
+def sums(rows: Float[Tensor, "n d"], i: Int64[Tensor, "p"], j: Int64[Tensor, "p"], m: int) -> Float[Tensor, "m d"]:
+    """Of each of m, the sum of the rows j that it is paired with; `i` is in order."""
+    if len(i) == m and torch.equal(i, torch.arange(m, device=i.device)):
+        return rows.index_select(0, j)
+    return rows.new_zeros(m, rows.shape[1]).index_add(0, i, rows.index_select(0, j))

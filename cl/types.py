@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cl.distributed import gather
-from cl.matches import Matches
+from cl.matches import Matches, sums
 
 GROUP, SAMPLE, VIEW = 0, 1, 2
 
@@ -241,8 +241,8 @@ class Contrast:
         ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
         return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
 
-    # A pair of equal groups is positive, but for pairs of one sample that are the row itself, or stale and by the rule
-    # none. Those are a few, all of which have equal groups, so counts and sums over positives are differences.
+    # A pair of equal groups is positive, but for some pairs of one sample: the row itself, and by the rule a stale one.
+    # Pairs of one sample are a few, and all have equal groups.
 
     @property
     def _pool_ids(self) -> Int64[Tensor, "n 3"]:
@@ -250,30 +250,33 @@ class Contrast:
         return self.pool_ids
 
     @cached_property
+    def _same(self) -> Matches:
+        return Matches(self.q_ids[:, SAMPLE], self._pool_ids[:, SAMPLE])
+
+    @cached_property
     def _equal(self) -> Matches:
+        if all(torch.equal(ids[:, GROUP], ids[:, SAMPLE]) for ids in (self.q_ids, self._pool_ids)):
+            return self._same
         return Matches(self.q_ids[:, GROUP], self._pool_ids[:, GROUP])
 
-    @cached_property
-    def _itself(self) -> Matches:
+    def _never(self, query: Tensor, key: Tensor, stale: bool) -> Bool[Tensor, "p"]:
+        # Of pairs of one sample: the row itself, and with `stale` the stale ones.
+        itself = self.q_ids[query, VIEW] == self._pool_ids[key, VIEW]
         if self.stale is None:
-            return Matches(_row(self.q_ids), _row(self._pool_ids))
-        fresh = (~self.stale).nonzero().flatten()
-        return Matches(_row(self.q_ids), _row(self._pool_ids[fresh]), fresh)
+            return itself
+        return itself | self.stale[key] if stale else itself & ~self.stale[key]
 
     @cached_property
-    def _again(self) -> Matches | None:
-        if self.stale is None:
-            return None
-        stale = self.stale.nonzero().flatten()
-        return Matches(self.q_ids[:, SAMPLE], self._pool_ids[stale, SAMPLE], stale)
+    def _not_positive(self) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        query, key = self._same.pairs(slice(0, len(self.q_ids)))
+        never = self._never(query, key, stale=self.stale_same != "positive")
+        return query[never], key[never]
 
     def apart(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """Pairs (query, pool row) that never meet, of a slice of the queries; each pair once."""
-        never = self._itself.pairs(rows)
-        if self._again is None or self.stale_same != "ignored":
-            return never
-        stale = self._again.pairs(rows)
-        return torch.cat([never[0], stale[0]]), torch.cat([never[1], stale[1]])
+        query, key = self._same.pairs(rows)
+        never = self._never(query, key, stale=self.stale_same == "ignored")
+        return query[never], key[never]
 
     def apart_or_positive(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """All pairs of a slice of the queries but the negatives; each pair once."""
@@ -286,19 +289,23 @@ class Contrast:
     @cached_property
     def candidates(self) -> Int64[Tensor, "m"]:
         """How many keys each query meets, its paired row included."""
-        count = len(self._pool_ids) - self._itself.count
-        count = count if self._again is None or self.stale_same != "ignored" else count - self._again.count
-        return count if self.paired is None else count + 1
+        query, _ = self.apart(slice(0, len(self.q_ids)))
+        return len(self._pool_ids) + (self.paired is not None) - query.bincount(minlength=len(self.q_ids))
 
     def gathering(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of all rows that each query meets among `pool`, rows that stand for the pool's."""
-        total = pool.sum(dim=0) - self._itself.sums(pool)
-        return total if self._again is None or self.stale_same != "ignored" else total - self._again.sums(pool)
+        query, key = self.apart(slice(0, len(self.q_ids)))
+        return pool.sum(dim=0) - sums(pool, query, key, len(self.q_ids))
 
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
-        total = self._equal.sums(pool) - self._itself.sums(pool)
-        return total if self._again is None or self.stale_same == "positive" else total - self._again.sums(pool)
+        m = len(self.q_ids)
+        if not self._equal.few:
+            return self._equal.sums(pool) - sums(pool, *self._not_positive, m)
+        query, key = self._equal.pairs(slice(0, m))
+        same = self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE]
+        positive = ~(same & self._never(query, key, stale=self.stale_same != "positive"))
+        return sums(pool, query[positive], key[positive], m)
 
     @cached_property
     def positives(self) -> Int64[Tensor, "m"]:
@@ -306,8 +313,8 @@ class Contrast:
         own = 0 if self.paired is None else 1
         if self.pool_ids is None:
             return torch.full_like(self.q_ids[:, GROUP], own)
-        count = own + self._equal.count - self._itself.count
-        return count if self._again is None or self.stale_same == "positive" else count - self._again.count
+        query, _ = self._not_positive
+        return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 
     @cached_property
     def turned(self) -> "Contrast":
@@ -322,11 +329,6 @@ class Contrast:
         if self.both_ways:
             rows = rows + (self.turned.positives > 0).sum()
         return rows.float()
-
-
-def _row(ids: Int64[Tensor, "m 3"]) -> Int64[Tensor, "m"]:
-    # Spread over 64 bits by an odd factor, so that rows of different views do not meet those of other samples.
-    return ids[:, SAMPLE] * -7046029254386353131 + ids[:, VIEW]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ same rows and compute the same loss up to a factor.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from cl.types import Contrast
 
 TEMPERATURE = 0.1
 CLASSES = 100
-QUEUE = 65_536
+QUERIES = 256
 
 Pass = Callable[[], None]
 Contender = Callable[[int, int], Pass]
@@ -146,23 +147,23 @@ def _clip_open_clip(n: int, d: int) -> Pass:
     return _passes(lambda: loss(image, text, scale), image, text)
 
 
-# MoCo: 256 queries, their keys, a queue of n.
+# MoCo: QUERIES queries, their keys, a queue of n.
 
 
 def _moco_ours(products: Products) -> Contender:
     def build(n: int, d: int) -> Pass:
-        q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
-        sample = torch.arange(n + 256)
+        q, k, queue = _rows(QUERIES, d, 0), _rows(QUERIES, d, 1).detach(), _rows(n, d, 2).detach()
+        sample = torch.arange(n + QUERIES)
         ids = torch.stack([sample, sample, torch.zeros_like(sample)], dim=1)
         stale, loss = torch.ones(n, dtype=torch.bool), InfoNCE(TEMPERATURE, products=products)
-        return _passes(lambda: loss(Contrast(q, ids[:256], k, queue, ids[256:], stale)), q)
+        return _passes(lambda: loss(Contrast(q, ids[:QUERIES], k, queue, ids[QUERIES:], stale)), q)
 
     return build
 
 
 def _moco_plain(n: int, d: int) -> Pass:
-    q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
-    target = torch.zeros(256, dtype=torch.int64)
+    q, k, queue = _rows(QUERIES, d, 0), _rows(QUERIES, d, 1).detach(), _rows(n, d, 2).detach()
+    target = torch.zeros(QUERIES, dtype=torch.int64)
 
     def loss() -> Tensor:
         logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ queue.T], dim=1)
@@ -174,7 +175,7 @@ def _moco_plain(n: int, d: int) -> Pass:
 def _moco_info_nce(n: int, d: int) -> Pass:
     from info_nce import InfoNCE as Peer
 
-    q, k, queue = _rows(256, d, 0), _rows(256, d, 1).detach(), _rows(n, d, 2).detach()
+    q, k, queue = _rows(QUERIES, d, 0), _rows(QUERIES, d, 1).detach(), _rows(n, d, 2).detach()
     loss = Peer(temperature=TEMPERATURE)
     return _passes(lambda: loss(q, k, queue), q)
 
@@ -182,38 +183,69 @@ def _moco_info_nce(n: int, d: int) -> Pass:
 FLOOR = "matrix products"
 OURS = "cl"
 
-CASES: Mapping[str, Mapping[str, Contender]] = {
-    "simclr": {
-        OURS: _simclr_ours("float32"),
-        "cl, bf16 products": _simclr_ours("bfloat16"),
-        "PyTorch": _simclr_plain,
-        "lightly": _simclr_lightly,
-        "pytorch-metric-learning": _simclr_pml,
-        # Half the product, twice, and one of the whole with the rows.
-        FLOOR: lambda n, d: _products(n, n, d, 2),
-    },
-    "supcon": {
-        OURS: _supcon_ours("float32"),
-        "cl, bf16 products": _supcon_ours("bfloat16"),
-        "PyTorch": _supcon_plain,
-        "pytorch-metric-learning": _supcon_pml,
-        FLOOR: lambda n, d: _products(n, n, d, 2),
-    },
-    "clip": {
-        OURS: _clip_ours("float32"),
-        "cl, bf16 products": _clip_ours("bfloat16"),
-        "PyTorch": _clip_plain,
-        "open_clip": _clip_open_clip,
-        # The product twice, and one for the gradient of each side.
-        FLOOR: lambda n, d: _products(n, n, d, 4),
-    },
-    "moco": {
-        OURS: _moco_ours("float32"),
-        "cl, bf16 products": _moco_ours("bfloat16"),
-        "PyTorch": _moco_plain,
-        "info-nce-pytorch": _moco_info_nce,
-        # The product once, and the queries' gradient.
-        FLOOR: lambda n, d: _products(256, n, d, 2),
-    },
+
+@dataclass(frozen=True)
+class Case:
+    """One loss, and who computes it.
+
+    Attributes:
+        rows: what is counted along the grid.
+        grows: the power of it that a whole matrix of logits grows with.
+        contenders: by name; ours and the floor among them.
+    """
+
+    rows: str
+    grows: int
+    contenders: Mapping[str, Contender]
+
+
+CASES: Mapping[str, Case] = {
+    "simclr": Case(
+        "rows of both views",
+        2,
+        {
+            OURS: _simclr_ours("float32"),
+            "cl, bf16 products": _simclr_ours("bfloat16"),
+            "PyTorch": _simclr_plain,
+            "lightly": _simclr_lightly,
+            "pytorch-metric-learning": _simclr_pml,
+            # Half the product, twice, and one of the whole with the rows.
+            FLOOR: lambda n, d: _products(n, n, d, 2),
+        },
+    ),
+    "supcon": Case(
+        f"rows of {CLASSES} labels",
+        2,
+        {
+            OURS: _supcon_ours("float32"),
+            "cl, bf16 products": _supcon_ours("bfloat16"),
+            "PyTorch": _supcon_plain,
+            "pytorch-metric-learning": _supcon_pml,
+            FLOOR: lambda n, d: _products(n, n, d, 2),
+        },
+    ),
+    "clip": Case(
+        "pairs",
+        2,
+        {
+            OURS: _clip_ours("float32"),
+            "cl, bf16 products": _clip_ours("bfloat16"),
+            "PyTorch": _clip_plain,
+            "open_clip": _clip_open_clip,
+            # The product twice, and one for the gradient of each side.
+            FLOOR: lambda n, d: _products(n, n, d, 4),
+        },
+    ),
+    "moco": Case(
+        f"keys of the queue, {QUERIES} queries",
+        1,
+        {
+            OURS: _moco_ours("float32"),
+            "cl, bf16 products": _moco_ours("bfloat16"),
+            "PyTorch": _moco_plain,
+            "info-nce-pytorch": _moco_info_nce,
+            # The product once, and the queries' gradient.
+            FLOOR: lambda n, d: _products(QUERIES, n, d, 2),
+        },
+    ),
 }
-"""Contenders by case. n is the rows of both views (simclr), rows (supcon), pairs (clip), keys of the queue (moco)."""

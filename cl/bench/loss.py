@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ from cl.bench.intervals import median_interval
 
 QUICK = {"rows": (512, 2048, 8192), "widths": (128,), "threads": (2,)}
 FULL = {"rows": (512, 2048, 8192, 32_768, 65_536), "widths": (128, 512), "threads": (1, 2)}
+MINE = (OURS, f"{OURS}, bf16 products", FLOOR)
+SHORTEST, LONGEST = 0.2, 180.0
+"""Seconds: a contender's passes are repeated until one measurement takes as long, and all repeats about so long."""
 
 
 class Child:
@@ -34,10 +39,10 @@ class Child:
         said = self.process.stderr.read().strip().splitlines() or ["no message"]
         raise RuntimeError(said[-1][:200])
 
-    def run(self) -> float:
-        """Seconds of one pass."""
+    def run(self, passes: int) -> float:
+        """Seconds a pass."""
         assert self.process.stdin
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{passes}\n")
         self.process.stdin.flush()
         return self.read()["seconds"]
 
@@ -56,28 +61,31 @@ def race(
     """A row for every contender: median seconds, extra bytes, and our speed over it with its interval."""
     children: dict[str, Child] = {}
     failed: dict[str, str] = {}
-    times: dict[str, list[float]] = {}
-    for name in CASES[case]:
+    seconds: dict[str, float] = {}
+    for name in CASES[case].contenders:
         smaller = known.get((case, name))
-        grows = 1 if case == "moco" else 2
-        expected = smaller["extra_bytes"] * (rows / smaller["rows"]) ** grows if smaller else 0
-        if name not in (OURS, FLOOR) and expected > limit:
+        expected = smaller["extra_bytes"] * (rows / smaller["rows"]) ** CASES[case].grows if smaller else 0
+        if name not in MINE and expected > limit:
             failed[name] = f"not tried: would need about {expected / 1e9:.0f} GB"
             continue
         child = Child(case, name, rows, width, threads, limit)
         try:
             child.read()
-            child.run()  # warm
+            child.run(1)
+            seconds[name] = child.run(1)
         except RuntimeError as error:
             failed[name] = str(error)
             child.process.kill()
             continue
         children[name] = child
+    # As long as any is slow, the fastest is not measured by single passes, nor the slowest for an hour.
+    passes = {name: math.ceil(SHORTEST / pass_) for name, pass_ in seconds.items()}
+    repeats = min(repeats, max(3, round(LONGEST / sum(seconds.values()))))
+    times: dict[str, list[float]] = {name: [] for name in children}
     for repeat in range(repeats):
-        order = list(children) if repeat % 2 else list(children)[::-1]
-        for name in order:
-            times.setdefault(name, []).append(children[name].run())
-    for name in CASES[case]:
+        for name in list(children) if repeat % 2 else list(children)[::-1]:
+            times[name].append(children[name].run(passes[name]))
+    for name in CASES[case].contenders:
         row = {"case": case, "rows": rows, "width": width, "threads": threads, "contender": name}
         if name in failed:
             yield row | {"failed": failed[name]}
@@ -85,7 +93,8 @@ def race(
         ratios = [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)]
         median, low, high = median_interval(ratios)
         yield row | {
-            "seconds": sorted(times[name])[len(times[name]) // 2],
+            "repeats": repeats,
+            "seconds": statistics.median(times[name]),
             "extra_bytes": children[name].end(),
             "times_ours": round(median, 3),
             "interval_95": [round(low, 3), round(high, 3)],
@@ -95,11 +104,13 @@ def race(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `bench.py loss`."""
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
-    parser.add_argument("--full", action="store_true", help="rows to 65,536, widths 128 and 512, one and two threads")
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument("--quick", action="store_true", help="512, 2,048 and 8,192 rows, width 128, two threads; default")
+    grid.add_argument("--full", action="store_true", help="rows to 65,536, widths 128 and 512, one and two threads")
     parser.add_argument("--rows", nargs="+", type=int, metavar="N")
     parser.add_argument("--widths", nargs="+", type=int, metavar="D")
     parser.add_argument("--threads", nargs="+", type=int, metavar="T")
-    parser.add_argument("--repeats", type=int, default=7, help="alternating repeats; default 7")
+    parser.add_argument("--repeats", type=int, default=7, help="alternating repeats, fewer where slow; default 7")
     parser.add_argument("--out", type=Path, metavar="DIR", help="writes loss.json and, with matplotlib, loss.png there")
 
 
@@ -118,9 +129,10 @@ def main(chosen: argparse.Namespace) -> None:
                 print(_line(row), flush=True)
                 if "failed" not in row:
                     known[case, row["contender"]] = row
+            if chosen.out:
+                chosen.out.mkdir(parents=True, exist_ok=True)
+                (chosen.out / "loss.json").write_text(json.dumps(rows, indent=1) + "\n")
     if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        (chosen.out / "loss.json").write_text(json.dumps(rows, indent=1) + "\n")
         plot(rows, chosen.out / "loss.png")
 
 
@@ -138,21 +150,30 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     shown = [row for row in rows if "seconds" in row and (row["width"], row["threads"]) == (width, threads)]
     cases = list(dict.fromkeys(row["case"] for row in shown))
     figure, axes = pyplot.subplots(2, len(cases), figsize=(4.2 * len(cases), 7), sharex="col", squeeze=False)
-    for column, case in enumerate(cases):
-        for name in CASES[case]:
+    for (time, memory), case in zip(axes.T, cases, strict=True):
+        for name in CASES[case].contenders:
             mine = [row for row in shown if (row["case"], row["contender"]) == (case, name)]
             n = [row["rows"] for row in mine]
             line = {"marker": "o", "linestyle": ":" if name == FLOOR else "-", "label": name}
-            axes[0, column].loglog(n, [row["seconds"] for row in mine], **line)
+            time.loglog(n, [row["seconds"] for row in mine], **line)
             if name != FLOOR:
-                axes[1, column].loglog(n, [max(row["extra_bytes"], 1e5) / 1e6 for row in mine], **line)
-        axes[0, column].set_title(f"{case}, width {width}, {threads} threads")
-        axes[1, column].set_xlabel("keys of the queue" if case == "moco" else "rows")
-        axes[0, column].legend(fontsize=7)
+                memory.loglog(n, [max(row["extra_bytes"], 1e5) / 1e6 for row in mine], **line)
+        _guide(time, CASES[case].grows)
+        _guide(memory, 1)
+        time.set_title(f"{case}, width {width}, {threads} threads")
+        memory.set_xlabel(CASES[case].rows)
+        time.legend(fontsize=7)
     axes[0, 0].set_ylabel("seconds, forward and backward")
     axes[1, 0].set_ylabel("MB beyond the inputs")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def _guide(axis: Any, power: int) -> None:
+    # From our last point down: what grows as this power of the rows is parallel to it.
+    n, values = (list(map(float, data)) for data in axis.lines[0].get_data())
+    along = [values[-1] * (each / n[-1]) ** power for each in n]
+    axis.loglog(n, along, color="gray", linewidth=0.8, linestyle="--", label=["", "linear", "quadratic"][power])
 
 
 def _line(row: dict[str, Any]) -> str:

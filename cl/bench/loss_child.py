@@ -1,7 +1,7 @@
 """One contender in a process of its own.
 
-Prints a JSON line when ready, one with the seconds of a pass for every line it reads, and at the end of its input one
-with the memory that the passes took beyond the inputs.
+Prints a JSON line when ready, one with the seconds of a pass for every number of passes that it reads, and at the end
+of its input one with the memory that the passes took beyond the inputs.
 """
 
 import json
@@ -18,16 +18,17 @@ def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) 
     from cl.bench.contenders import CASES
 
     torch.set_num_threads(int(threads))
-    run = CASES[case][name](int(rows), int(width))
+    run = CASES[case].contenders[name](int(rows), int(width))
     before = _status("VmRSS")
     most = _status("VmData") + int(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+    for line in sys.stdin:
+        passes, start = int(line), time.perf_counter()
+        for _ in range(passes):
+            run()
+        print(json.dumps({"seconds": (time.perf_counter() - start) / passes}), flush=True)
     print(json.dumps({"extra_bytes": max(_status("VmHWM") - before, 0)}), flush=True)
 
 

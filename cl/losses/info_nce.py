@@ -58,7 +58,7 @@ class InfoNCE(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits a tile is in memory."""
+        """Mean over the contributing rows; float32 under autocast too. Of many logits a tile is in memory."""
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):

@@ -1,8 +1,9 @@
 """Log-sum-exps of inner products, a tile of the `m n` logits at a time.
 
 A tile is multiplied, exponentiated, summed and forgotten, and multiplied again in the backward pass: memory is
-O((m + n) d) for any number of rows. Where the keys need no gradient nothing is computed twice, because the queries'
-gradient, the softmax-weighted mean of the keys, is gathered along with the sums.
+O((m + n) d) for any number of rows. Tiles that come to a few MB in all are kept instead, because a few hundred rows
+would pay more for the second product than they save. Where the keys need no gradient nothing is computed twice,
+because the queries' gradient, the softmax-weighted mean of the keys, is gathered along with the sums.
 
 These are functions of plain rows. Scale the queries before (rows that meet themselves by the root of the scale), and
 autograd gives a learned temperature its exact gradient.
@@ -51,11 +52,11 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
         ctx.frozen = not ctx.needs_input_grad[1]
-        plan = Plan(q, k, apart, tile, products)
+        plan = Plan(q, k, apart, tile, products, exponentials=True, again=not ctx.frozen)
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles, mean=ctx.frozen and ctx.needs_input_grad[0])
         for part in tiles:
-            sums.add(part.logits, part.rows, part.keys)
+            sums.add(part.values, part.rows, part.keys)
         lse = sums.log()
         ctx.plan = plan
         if ctx.frozen:
@@ -78,7 +79,7 @@ class _Rows(torch.autograd.Function):
         dq = torch.zeros_like(q) if ctx.needs_input_grad[0] else None
         dk = torch.zeros_like(k) if ctx.needs_input_grad[1] else None
         for part in tiles:
-            e = part.logits.exp_() if shift is None else part.logits.sub_(shift[part.rows, None]).exp_()
+            e = part.values if shift is None else part.values.sub_(shift[part.rows, None]).exp_()
             if dq is not None:
                 tiles.accumulate(dq[part.rows], e, tiles.k[part.keys])
             if dk is not None:
@@ -89,7 +90,7 @@ class _Rows(torch.autograd.Function):
 class _BothWays(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> tuple[Tensor, Tensor]:
-        plan = Plan(q, k, apart, tile, products)
+        plan = Plan(q, k, apart, tile, products, exponentials=True, again=any(ctx.needs_input_grad))
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles), _Sums(len(k), tiles)
         for part in tiles:
@@ -116,12 +117,13 @@ class _BothWays(torch.autograd.Function):
 class _Itself(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
-        plan = Plan(z, z, apart, tile, products, triangle=True)
+        again = ctx.needs_input_grad[0]
+        plan = Plan(z, z, apart, tile, products, triangle=True, exponentials=True, again=again)
         tiles = Tiles(z, z, plan)
         sums = _Sums(len(z), tiles)
         for part in tiles:
             if part.rows == part.keys:
-                sums.add(part.logits, part.rows, part.keys)
+                sums.add(part.values, part.rows, part.keys)
             else:
                 _add_both(part, sums, sums)
         lse = sums.log()
@@ -156,21 +158,20 @@ class _Sums:
         self.top = torch.full_like(self.total, 0.0 if tiles.bounded else -torch.inf)
         self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if mean else None
 
-    def add(self, logits: Tensor, rows: slice, keys: slice) -> None:
-        """Overwrites the logits."""
+    def add(self, values: Tensor, rows: slice, keys: slice) -> None:
+        """Of a tile; overwrites logits."""
         if not self.tiles.bounded:
-            top = torch.maximum(self.top[rows], logits.amax(dim=1))
+            top = torch.maximum(self.top[rows], values.amax(dim=1))
             finite = top.clamp(min=torch.finfo(top.dtype).min)
             shrink = (self.top[rows] - finite).exp()
             self.top[rows] = top
             self.total[rows] *= shrink
             if self.weighted is not None:
                 self.weighted[rows] *= shrink[:, None]
-            logits.sub_(finite[:, None])
-        e = logits.exp_()
-        self.total[rows] += e.sum(dim=1, dtype=self.total.dtype)
+            values.sub_(finite[:, None]).exp_()
+        self.total[rows] += values.sum(dim=1, dtype=self.total.dtype)
         if self.weighted is not None:
-            self.tiles.accumulate(self.weighted[rows], e, self.tiles.k[keys])
+            self.tiles.accumulate(self.weighted[rows], values, self.tiles.k[keys])
 
     def log(self) -> Tensor:
         return self.top + self.total.log()
@@ -184,24 +185,23 @@ class _Sums:
 
 def _add_both(part: Tile, of_rows: _Sums, of_keys: _Sums) -> None:
     if of_rows.tiles.bounded:
-        e = part.logits.exp_()
-        of_rows.total[part.rows] += e.sum(dim=1, dtype=of_rows.total.dtype)
-        of_keys.total[part.keys] += e.sum(dim=0, dtype=of_keys.total.dtype)
+        of_rows.total[part.rows] += part.values.sum(dim=1, dtype=of_rows.total.dtype)
+        of_keys.total[part.keys] += part.values.sum(dim=0, dtype=of_keys.total.dtype)
     else:
-        other = part.logits.T.clone()
-        of_rows.add(part.logits, part.rows, part.keys)
+        other = part.values.T.clone()
+        of_rows.add(part.values, part.rows, part.keys)
         of_keys.add(other, part.keys, part.rows)
 
 
 def _weighted(
     tiles: Tiles, part: Tile, of_rows: tuple[Tensor | None, Tensor], of_keys: tuple[Tensor | None, Tensor]
 ) -> Tensor:
-    """Derivative of both directions' log-sum-exps by the tile's logits; overwrites them."""
+    """Derivative of both directions' log-sum-exps by the tile's logits; overwrites logits."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
     if row_shift is None or key_shift is None:
-        return part.logits.exp_().mul_(tiles.outer_sum(u, v, part))
-    other = (part.logits - key_shift[None, part.keys]).exp_().mul_(v[None, part.keys])
-    return part.logits.sub_(row_shift[part.rows, None]).exp_().mul_(u[part.rows, None]).add_(other)
+        return tiles.outer_sum(u, v, part).mul_(part.values)
+    other = (part.values - key_shift[None, part.keys]).exp_().mul_(v[None, part.keys])
+    return part.values.sub_(row_shift[part.rows, None]).exp_().mul_(u[part.rows, None]).add_(other)
 
 
 def _weights(tiles: Tiles, lse: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor]:

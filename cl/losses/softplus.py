@@ -45,7 +45,7 @@ class _Sum(torch.autograd.Function):
         dq, dk = torch.zeros_like(q), torch.zeros_like(k)
         dbias, total = torch.zeros_like(bias), bias.new_zeros((), dtype=torch.float64)
         for part in tiles:
-            s = part.logits.add_(bias)
+            s = part.values.add_(bias)
             if part.positive:
                 turned = -s[part.positive]
                 s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet

@@ -10,6 +10,9 @@ from torch import Tensor
 BOUND = 75.0
 """The exponential of a logit of at most this size, and a sum of 10^5 of them, are normal float32 numbers."""
 
+KEPT = 2**20
+"""Tiles of at most so many numbers in all are kept for the backward pass: 4 MB in float32."""
+
 Products = Literal["float32", "bfloat16"]
 
 Split = dict[int, tuple[Tensor, Tensor]]
@@ -19,11 +22,14 @@ Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]]
 
 
 class Tile(NamedTuple):
-    """A tile of the logits, and which of its pairs were named as positive."""
+    """A tile of the logits or, by a bounded plan, of their exponentials, and which of its pairs are positive.
+
+    Logits are in a buffer that the next tile overwrites, and may be changed. Exponentials may be read again.
+    """
 
     rows: slice
     keys: slice
-    logits: Float[Tensor, "r c"]  # in a buffer that the next tile overwrites
+    values: Float[Tensor, "r c"]
     positive: tuple[Tensor, Tensor] | None
 
 
@@ -38,9 +44,11 @@ class Plan:
         products: precision of the products; sums are as wide as the rows.
         triangle: only tiles on and above the diagonal.
         positive: pairs that tiles are to name.
+        exponentials: what is wanted are the logits' exponentials.
+        again: the tiles are wanted a second time.
 
     Attributes:
-        bounded: no logit is larger than BOUND, by the rows' lengths: exponentials need no shift.
+        bounded: tiles are exponentials, which need no shift: by the rows' lengths no logit is larger than BOUND.
     """
 
     def __init__(
@@ -52,15 +60,23 @@ class Plan:
         products: Products,
         triangle: bool = False,
         positive: Pairs | None = None,
+        exponentials: bool = False,
+        again: bool = False,
     ):
         self.m, self.n = len(q), len(k)
-        self.bounded = bool(_longest(q) * _longest(k) <= BOUND)
+        self.bounded = exponentials and bool(_longest(q) * _longest(k) <= BOUND)
         self.low = products == "bfloat16"
         self.apart = apart
         self.tile = tile
         self.triangle = triangle
         self.positive = positive
         self.known: dict[int, tuple[Split, Split]] = {}
+        self.kept: list[Tile] | None = [] if again and self.bounded and self._size() <= KEPT else None
+
+    def _size(self) -> int:
+        if not self.triangle:
+            return self.m * self.n
+        return sum((min(start + self.tile, self.m) - start) * (self.n - start) for start in range(0, self.m, self.tile))
 
     def blocks(self) -> Iterator[tuple[slice, "Split", "Split"]]:
         """Blocks of rows, and by the first key of each tile its pairs that are apart and those that are positive."""
@@ -103,27 +119,33 @@ class Tiles:
         self.q = self.cast(q)
         self.k = self.q if k is q else self.cast(k)
         side = min(plan.tile, plan.m) * min(plan.tile, plan.n)
-        self.buffers = self.q.new_empty(2, side)
+        self.values, self.sums = self.q.new_empty(side), self.q.new_empty(side)
 
     def cast(self, rows: Tensor) -> Tensor:
         """Rows as products take them."""
         return rows.bfloat16() if self.plan.low else rows
 
     def __iter__(self) -> Iterator[Tile]:
+        if self.plan.kept:
+            yield from self.plan.kept
+            return
         tile, n = self.plan.tile, self.plan.n
         for rows, apart, positive in self.plan.blocks():
             for first in range(rows.start if self.plan.triangle else 0, n, tile):
                 keys = slice(first, min(first + tile, n))
-                logits = self._buffer(0, rows, keys)
-                torch.mm(self.q[rows], self.k[keys].T, out=logits)
+                shared = _view(self.values, rows, keys) if self.plan.kept is None else None
+                values = torch.mm(self.q[rows], self.k[keys].T, out=shared)
                 if here := apart.get(first):
-                    logits[here] = -torch.inf
-                yield Tile(rows, keys, logits, positive.get(first))
+                    values[here] = -torch.inf
+                made = Tile(rows, keys, values.exp_() if self.bounded else values, positive.get(first))
+                if self.plan.kept is not None:
+                    self.plan.kept.append(made)
+                yield made
 
     def outer_sum(self, u: Tensor, v: Tensor, tile: Tile) -> Float[Tensor, "r c"]:
         """u_i + v_j of a tile's rows and keys, in a buffer that the next call overwrites."""
         u, v = self.cast(u[tile.rows]), self.cast(v[tile.keys])
-        return torch.add(u[:, None], v[None], out=self._buffer(1, tile.rows, tile.keys))
+        return torch.add(u[:, None], v[None], out=_view(self.sums, tile.rows, tile.keys))
 
     def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:
         """total += w rows, a sum of the total's width."""
@@ -132,9 +154,10 @@ class Tiles:
         else:
             total.addmm_(w, rows)
 
-    def _buffer(self, number: int, rows: slice, keys: slice) -> Tensor:
-        r, c = rows.stop - rows.start, keys.stop - keys.start
-        return self.buffers[number, : r * c].view(r, c)
+
+def _view(buffer: Tensor, rows: slice, keys: slice) -> Tensor:
+    r, c = rows.stop - rows.start, keys.stop - keys.start
+    return buffer[: r * c].view(r, c)
 
 
 def _longest(rows: Tensor) -> Tensor:

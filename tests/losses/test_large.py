@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from oracle import gradients, leaves, matrices
 from tiny import rows
 
+from cl.losses import tiles
 from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.sigmoid import Sigmoid
@@ -18,6 +20,14 @@ GROUPS = ("unique", "pairs", "few", "all equal", "one giant")
 SHAPES = ("itself", "both ways", "pool", "queue")
 M, TILE, SEED = st.integers(1, 300), st.sampled_from([7, 64, 512]), st.integers(0, 10**6)
 TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def some_kept():
+    """So few that of some shapes drawn tiles are kept, and of most they are multiplied again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "KEPT", 2**12)
+        yield
 
 
 @st.composite

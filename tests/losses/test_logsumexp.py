@@ -5,11 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cl.losses import tiles
 from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
-from cl.losses.tiles import BOUND
+from cl.losses.tiles import BOUND, KEPT
 
 M, TILE, SEED = st.integers(1, 12), st.integers(1, 7), st.integers(0, 10**6)
 SCALE = st.sampled_from([1.0, 8.0, 300.0])  # 300: logits far beyond BOUND
+
+
+@pytest.fixture(params=[0, KEPT], ids=["multiplied again", "kept"], scope="module", autouse=True)
+def kept(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "KEPT", request.param)
+        yield
 
 
 def rows(m, d, scale, generator):
@@ -94,6 +102,13 @@ def test_no_keys_at_all():
     assert (value == -torch.inf).all()
     torch.where(value.isinf(), 0, value).sum().backward()
     assert (q.grad == 0).all()
+
+
+def test_a_second_backward_pass_finds_what_the_first_found():
+    z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = logsumexp_itself(z, lambda at: (torch.arange(at.start, at.stop),) * 2, tile=4).sum()
+    first, second = (torch.autograd.grad(value, z, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_second_derivatives_are_refused():
