@@ -220,6 +220,18 @@ class Contrast:
     both_ways: bool = False
     divisor: Float[Tensor, ""] | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError: rows that do not belong together."""
+        _check("q", self.q, self.q_ids, self.q)
+        if self.paired is not None:
+            _check("paired", self.paired, self.q_ids, self.q)
+        if self.pool is not None or self.pool_ids is not None:
+            _check("pool", self.pool, self.pool_ids, self.q)
+        if self.stale is not None and (self.pool is None or self.stale.shape != (len(self.pool),)):
+            raise ValueError(
+                f"A contrast's stale has the shape {tuple(self.stale.shape)}: one for each row of the pool."
+            )
+
     @staticmethod
     def pairs(z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], both_ways: bool = False) -> "Contrast":
         """Two views of the same samples, row by row.
@@ -227,6 +239,8 @@ class Contrast:
         Every row meets all other rows of both views (SimCLR); with `both_ways` only those of the other view, in
         both directions (CLIP).
         """
+        if z0.shape != z1.shape:
+            raise ValueError(f"Views of the shapes {tuple(z0.shape)} and {tuple(z1.shape)}: both have a row a sample.")
         sample = torch.arange(len(z0), device=z0.device)
         ids = [torch.stack([sample, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
         if both_ways:
@@ -237,6 +251,8 @@ class Contrast:
     @staticmethod
     def of(z: Float[Tensor, "m d"], labels: Int64[Tensor, "m"]) -> "Contrast":
         """Every row against every other; rows of the same label are positives (SupCon)."""
+        if labels.shape != (len(z),):
+            raise ValueError(f"{len(z)} rows, and labels of the shape {tuple(labels.shape)}: one label a row.")
         sample = torch.arange(len(z), device=z.device)
         ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
         return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
@@ -329,6 +345,15 @@ class Contrast:
         if self.both_ways:
             rows = rows + (self.turned.positives > 0).sum()
         return rows.float()
+
+
+def _check(name: str, rows: Tensor | None, ids: Tensor | None, q: Tensor) -> None:
+    if rows is None or ids is None or ids.shape != (len(rows), 3) or rows.shape[1:] != q.shape[1:]:
+        shapes = [None if each is None else tuple(each.shape) for each in (rows, ids)]
+        raise ValueError(
+            f"A contrast's {name} has the shape {shapes[0]}, its ids {shapes[1]}, and its queries {tuple(q.shape)}: "
+            "every row has an id of three integers (group, sample, view), and all rows are as wide as the queries."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -144,3 +145,37 @@ def test_views_select_and_number_their_crops():
 def test_shapes_are_checked_while_tests_run():
     with pytest.raises(Exception, match=r"(?i)type-check"):
         Views(crops=(), numbers=(), group=torch.zeros(3, dtype=torch.int64), sample=torch.zeros(2, dtype=torch.int64))
+
+
+ROWS, IDS = torch.zeros(3, 2), torch.zeros(3, 3, dtype=torch.int64)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """As users run it: the tests check shapes themselves."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"q_ids": IDS[:2]}, r"contrast's q has the shape \(3, 2\), its ids \(2, 3\)"),
+        ({"paired": ROWS[:2]}, "contrast's paired has the shape"),
+        ({"pool": ROWS}, "contrast's pool has the shape .* its ids None"),
+        ({"pool": torch.zeros(3, 4), "pool_ids": IDS}, "as wide as the queries"),
+        ({"pool": ROWS, "pool_ids": IDS[:1]}, "an id of three integers"),
+        ({"pool": ROWS, "pool_ids": IDS, "stale": torch.ones(2, dtype=torch.bool)}, "one for each row of the pool"),
+    ],
+)
+def test_rows_and_ids_that_do_not_belong_together_are_named(broken, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        Contrast(**({"q": ROWS, "q_ids": IDS} | broken))
+
+
+def test_views_and_labels_of_other_lengths_are_named(without_shape_checks):
+    with pytest.raises(ValueError, match="both have a row a sample"):
+        Contrast.pairs(ROWS, ROWS[:2])
+    with pytest.raises(ValueError, match="one label a row"):
+        Contrast.of(ROWS, torch.zeros(2, dtype=torch.int64))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl.bench import loss, step
+from cl.bench import loss, pieces, step
 
 
 def main() -> int:
@@ -18,11 +18,14 @@ def main() -> int:
     one.add_argument("--param", action="append", default=[], metavar="BINDING")
     losses = kinds.add_parser("loss", help="the losses against plain PyTorch, other libraries and bare matrix products")
     loss.add_arguments(losses)
+    pieces.add_arguments(kinds.add_parser("pieces", help="peak memory of a large batch in pieces"))
     chosen = parser.parse_args()
     if chosen.kind == "loss":
         loss.main(chosen)
-        return 0
-    step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
+    elif chosen.kind == "pieces":
+        pieces.main(chosen)
+    else:
+        step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
     return 0
 
 

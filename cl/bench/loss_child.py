@@ -8,9 +8,10 @@ import json
 import resource
 import sys
 import time
-from pathlib import Path
 
 import torch
+
+from cl.bench.memory import restart_peak, status
 
 
 def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) -> None:
@@ -19,22 +20,16 @@ def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) 
 
     torch.set_num_threads(int(threads))
     run = CASES[case].contenders[name](int(rows), int(width))
-    before = _status("VmRSS")
-    most = _status("VmData") + int(limit)
+    most = status("VmData") + int(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = restart_peak()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         passes, start = int(line), time.perf_counter()
         for _ in range(passes):
             run()
         print(json.dumps({"seconds": (time.perf_counter() - start) / passes}), flush=True)
-    print(json.dumps({"extra_bytes": max(_status("VmHWM") - before, 0)}), flush=True)
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
+    print(json.dumps({"extra_bytes": max(status("VmHWM") - before, 0)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ class Pieces:
 
     A loss sees embeddings only. So these are made without gradient, piece by piece; the loss of all of them gives
     each its gradient; and a second pass over the pieces carries those into the networks. What is in memory is one piece
-    and all embeddings. Keys without gradient are encoded once, in their own order.
+    and all embeddings. Keys without gradient are encoded once, in their own order. Views are made where they are
+    wanted: those that only keys are made of not for the queries, nor the other way.
 
     Both passes draw the same random numbers. The first leaves no trace in the buffers of what it runs again: running
     statistics move as if there were one pass.
@@ -47,7 +48,9 @@ class Pieces:
         self.b = len(views.sample)
         count = math.ceil(self.b / size)
         self.slices = [slice(self.b * i // count, self.b * (i + 1) // count) for i in range(count)]
-        self.views = views
+        layouts = [encoder.layout(name) for name in encoder.embeddings]
+        self.views = _of(views, [queries for queries, _ in layouts])
+        self.key_views = _of(views, [keys for _, keys in layouts if keys is not None])
         self.states: list[list[Tensor]] = []
         self.embeddings = self._first()
 
@@ -61,10 +64,10 @@ class Pieces:
         queries = {name: Embeddings.joined([part[name] for part in encoded]) for name in encoded[0]}
         for found in queries.values():
             found.q.requires_grad_()
-        if all(key_views is None for _, key_views in map(self.encoder.layout, queries)):
+        if not self.key_views.numbers:
             return queries
         order = self.encoder.key_order(self.b)
-        mixed = self.views if order is None else self.views.part(order)
+        mixed = self.key_views if order is None else self.key_views.part(order)
         with self.autocast():
             parts = [self.encoder.keys(self.ready(mixed.part(piece))) for piece in self.slices]
         return {
@@ -91,6 +94,10 @@ class Pieces:
 def smallest_piece(b: int, size: int | None) -> int:
     """Samples of the smallest piece of a batch of b."""
     return b if size is None else b // math.ceil(b / size)
+
+
+def _of(views: Views, layouts: list[tuple[int, ...]]) -> Views:
+    return views.select(sorted({number for layout in layouts for number in layout}))
 
 
 def _rows_of(rows: Tensor, piece: slice, views: int) -> Tensor:

@@ -77,8 +77,9 @@ class MemoryViews:
                 self.position += self.batch
                 here = rows.to(place.device)
                 sample = ids[here]
+                picked = {source: source[here] for source in sources}  # views of the same pictures share them
                 crops = [
-                    Pending(source[here], sample, partial(_make, transform, place.seed, epoch, view))
+                    Pending(picked[source], sample, partial(_make, transform, place.seed, epoch, view))
                     for view, (transform, source) in enumerate(zip(self.transforms, sources, strict=True))
                 ]
                 yield Views(

@@ -1,5 +1,7 @@
 """A batch in pieces is the whole batch: values, gradients, running statistics, random numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -124,6 +126,19 @@ def test_no_more_than_a_piece_is_made_or_encoded_at_a_time():
     engine.backward(engine(views))
     assert counting.most == 2 * 3
     assert made == [2, 2, 2, 2, 3, 3] * 2  # two views, two passes
+
+
+def test_views_are_made_where_they_are_wanted():
+    made = []
+
+    def pending(view, crop):
+        return Pending(crop, views.sample, lambda rows, sample: made.append(view) or rows)
+
+    views = pictures(B)
+    crops = tuple(map(pending, views.numbers, views.crops))
+    engine = started(KINDS["moco, one way"](), 4)
+    engine.backward(engine(replace(views, crops=crops)))
+    assert made == [0, 0, 1, 1, 0, 0]  # queries, keys, queries again
 
 
 def test_dropout_is_the_same_in_both_passes():
