@@ -34,13 +34,14 @@ class Matches:
         self.count = torch.searchsorted(self.ordered, needles, right=True) - self.low
 
     @cached_property
-    def few(self) -> bool:
-        """Whether there are hardly more pairs than integers, so that listing them is cheap."""
-        return int(self.count.sum()) <= 2 * (self.rows + len(self.hay))
+    def total(self) -> int:
+        """How many pairs there are."""
+        return int(self.count.sum())
 
     def pairs(self, needles: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """The pairs of a slice of the needles: (i, j), i counted from the first of all, in order."""
-        return self._all if needles == slice(0, self.rows) and self.few else self._listed(needles)
+        few = self.total <= 2 * (self.rows + len(self.hay))
+        return self._all if few and needles == slice(0, self.rows) else self._listed(needles)
 
     def sums(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """Of each needle, the sum of the rows that its matches stand for; the pairs are not listed."""
@@ -54,6 +55,8 @@ class Matches:
         return self._listed(slice(0, self.rows))
 
     def _listed(self, needles: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
+        if not self.total:
+            return self.order[:0], self.order[:0]
         count, low = self.count[needles], self.low[needles]
         i = torch.repeat_interleave(count)
         place = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count - low)[i]

@@ -265,6 +265,10 @@ class Contrast:
         assert self.pool_ids is not None, "a contrast without a pool has no pairs in it"
         return self.pool_ids
 
+    @property
+    def _everyone(self) -> slice:
+        return slice(0, len(self.q_ids))
+
     @cached_property
     def _same(self) -> Matches:
         return Matches(self.q_ids[:, SAMPLE], self._pool_ids[:, SAMPLE])
@@ -277,57 +281,68 @@ class Contrast:
 
     def _never(self, query: Tensor, key: Tensor, stale: bool) -> Bool[Tensor, "p"]:
         # Of pairs of one sample: the row itself, and with `stale` the stale ones.
-        itself = self.q_ids[query, VIEW] == self._pool_ids[key, VIEW]
+        itself = self.q_ids[:, VIEW][query] == self._pool_ids[:, VIEW][key]
         if self.stale is None:
             return itself
         return itself | self.stale[key] if stale else itself & ~self.stale[key]
 
     @cached_property
+    def _unlike(self) -> Bool[Tensor, "p"]:
+        # Of all pairs of one sample: those that are not positive.
+        return self._never(*self._same.pairs(self._everyone), stale=self.stale_same != "positive")
+
+    @cached_property
     def _not_positive(self) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
-        query, key = self._same.pairs(slice(0, len(self.q_ids)))
-        never = self._never(query, key, stale=self.stale_same != "positive")
-        return query[never], key[never]
+        pairs = self._same.pairs(self._everyone)
+        return _which(pairs, self._unlike) if self._same.total else pairs
+
+    @property
+    def _opposed(self) -> bool:
+        return self.stale is not None and self.stale_same == "negative"
 
     def apart(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """Pairs (query, pool row) that never meet, of a slice of the queries; each pair once."""
-        query, key = self._same.pairs(rows)
-        never = self._never(query, key, stale=self.stale_same == "ignored")
-        return query[never], key[never]
+        if rows == self._everyone and not self._opposed:
+            return self._not_positive
+        pairs = self._same.pairs(rows)
+        return _which(pairs, self._never(*pairs, stale=self.stale_same == "ignored"))
 
     def apart_or_positive(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """All pairs of a slice of the queries but the negatives; each pair once."""
-        query, key = self._equal.pairs(rows)
+        query, key = pairs = self._equal.pairs(rows)
         if self.stale is None or self.stale_same != "negative":
-            return query, key
+            return pairs
         negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
-        return query[~negative], key[~negative]
+        return _which(pairs, ~negative)
 
     @cached_property
     def candidates(self) -> Int64[Tensor, "m"]:
         """How many keys each query meets, its paired row included."""
-        query, _ = self.apart(slice(0, len(self.q_ids)))
+        query, _ = self.apart(self._everyone)
         return len(self._pool_ids) + (self.paired is not None) - query.bincount(minlength=len(self.q_ids))
 
     def gathering(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of all rows that each query meets among `pool`, rows that stand for the pool's."""
-        query, key = self.apart(slice(0, len(self.q_ids)))
+        query, key = self.apart(self._everyone)
         return pool.sum(dim=0) - sums(pool, query, key, len(self.q_ids))
 
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
         m = len(self.q_ids)
-        if not self._equal.few:
+        if self._equal is not self._same:
             return self._equal.sums(pool) - sums(pool, *self._not_positive, m)
-        query, key = self._equal.pairs(slice(0, m))
-        same = self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE]
-        positive = ~(same & self._never(query, key, stale=self.stale_same != "positive"))
-        return sums(pool, query[positive], key[positive], m)
+        return sums(pool, *_which(self._same.pairs(self._everyone), ~self._unlike), m)
+
+    @cached_property
+    def only_paired(self) -> bool:
+        """Whether each query's paired row is its only positive."""
+        return self.paired is not None and (self.pool_ids is None or not self._equal.total)
 
     @cached_property
     def positives(self) -> Int64[Tensor, "m"]:
         """How many positives each query has, its paired row included; from the ids, in O((m + n) log n)."""
         own = 0 if self.paired is None else 1
-        if self.pool_ids is None:
+        if self.pool_ids is None or self.only_paired:
             return torch.full_like(self.q_ids[:, GROUP], own)
         query, _ = self._not_positive
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
@@ -345,6 +360,11 @@ class Contrast:
         if self.both_ways:
             rows = rows + (self.turned.positives > 0).sum()
         return rows.float()
+
+
+def _which(pairs: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    places = mask.nonzero().flatten()
+    return pairs[0].index_select(0, places), pairs[1].index_select(0, places)
 
 
 def _check(name: str, rows: Tensor | None, ids: Tensor | None, q: Tensor) -> None:

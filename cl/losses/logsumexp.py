@@ -196,10 +196,10 @@ def _add_both(part: Tile, of_rows: _Sums, of_keys: _Sums) -> None:
 def _weighted(
     tiles: Tiles, part: Tile, of_rows: tuple[Tensor | None, Tensor], of_keys: tuple[Tensor | None, Tensor]
 ) -> Tensor:
-    """Derivative of both directions' log-sum-exps by the tile's logits; overwrites logits."""
+    """Derivative of both directions' log-sum-exps by the tile's logits; overwrites it."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
     if row_shift is None or key_shift is None:
-        return tiles.outer_sum(u, v, part).mul_(part.values)
+        return tiles.weigh(part, u, v)
     other = (part.values - key_shift[None, part.keys]).exp_().mul_(v[None, part.keys])
     return part.values.sub_(row_shift[part.rows, None]).exp_().mul_(u[part.rows, None]).add_(other)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal
 
 import torch
@@ -41,6 +41,8 @@ class Rows:
     @cached_property
     def positive(self) -> Float[Tensor, "m"]:
         """Mean logit of the positives, 0 where there is none."""
+        if self.paired is not None and self.contrast.only_paired:
+            return self.paired
         total = (self.q * self.contrast.attraction(self.pool)).sum(dim=1)
         total = total if self.paired is None else total + self.paired
         return total / self.contrast.positives.clamp(min=1)
@@ -88,7 +90,7 @@ def mean_over_rows(
     values: Sequence[tuple[Float[Tensor, "_"], Int64[Tensor, "_"]]], contrast: Contrast, lonely: Lonely = "skip"
 ) -> Float[Tensor, ""]:
     """Mean of (values, positives) over the rows of all directions; a row without a positive contributes 0."""
-    total = torch.stack([torch.where(positives == 0, 0, value).sum() for value, positives in values]).sum()
+    total = reduce(torch.add, [torch.where(positives == 0, 0, value).sum() for value, positives in values])
     if lonely == "count":
         return total / sum(len(value) for value, _ in values)
     return total / (contrast.contributing if contrast.divisor is None else contrast.divisor).clamp(min=1e-9)

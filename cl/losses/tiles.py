@@ -13,6 +13,9 @@ BOUND = 75.0
 KEPT = 2**20
 """Tiles of at most so many numbers in all are kept for the backward pass: 4 MB in float32."""
 
+FEW = 128
+"""Rows of a tile that are weighed at a time, so that the weights stay in the cache."""
+
 Products = Literal["float32", "bfloat16"]
 
 Split = dict[int, tuple[Tensor, Tensor]]
@@ -24,7 +27,8 @@ Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]]
 class Tile(NamedTuple):
     """A tile of the logits or, by a bounded plan, of their exponentials, and which of its pairs are positive.
 
-    Logits are in a buffer that the next tile overwrites, and may be changed. Exponentials may be read again.
+    By a plan that is to come again exponentials may not be changed the first time. Otherwise a tile may be, and is in
+    a buffer that the next one overwrites.
     """
 
     rows: slice
@@ -64,7 +68,7 @@ class Plan:
         again: bool = False,
     ):
         self.m, self.n = len(q), len(k)
-        self.bounded = exponentials and bool(_longest(q) * _longest(k) <= BOUND)
+        self.bounded = exponentials and _bounded(q, k)
         self.low = products == "bfloat16"
         self.apart = apart
         self.tile = tile
@@ -95,9 +99,11 @@ class Plan:
         if pairs is None:
             return {}
         i, j = pairs(rows)
+        if not len(i):
+            return {}
         i = i - rows.start
         if self.n <= self.tile:
-            return {0: (i, j)} if len(i) else {}
+            return {0: (i, j)}
         j, order = j.sort()
         i = i[order]
         firsts = range(0, self.n, self.tile)
@@ -118,34 +124,43 @@ class Tiles:
         self.dtype = q.dtype
         self.q = self.cast(q)
         self.k = self.q if k is q else self.cast(k)
-        side = min(plan.tile, plan.m) * min(plan.tile, plan.n)
-        self.values, self.sums = self.q.new_empty(side), self.q.new_empty(side)
+        self.buffer: Tensor | None = None
 
     def cast(self, rows: Tensor) -> Tensor:
         """Rows as products take them."""
         return rows.bfloat16() if self.plan.low else rows
 
     def __iter__(self) -> Iterator[Tile]:
-        if self.plan.kept:
-            yield from self.plan.kept
+        plan = self.plan
+        if plan.kept:
+            kept, plan.kept = plan.kept, None  # given away: they may be changed now
+            yield from kept
             return
-        tile, n = self.plan.tile, self.plan.n
-        for rows, apart, positive in self.plan.blocks():
-            for first in range(rows.start if self.plan.triangle else 0, n, tile):
-                keys = slice(first, min(first + tile, n))
-                shared = _view(self.values, rows, keys) if self.plan.kept is None else None
-                values = torch.mm(self.q[rows], self.k[keys].T, out=shared)
+        for rows, apart, positive in plan.blocks():
+            for first in range(rows.start if plan.triangle else 0, plan.n, plan.tile):
+                keys = slice(first, min(first + plan.tile, plan.n))
+                values = self._product(rows, keys)
                 if here := apart.get(first):
                     values[here] = -torch.inf
                 made = Tile(rows, keys, values.exp_() if self.bounded else values, positive.get(first))
-                if self.plan.kept is not None:
-                    self.plan.kept.append(made)
+                if plan.kept is not None:
+                    plan.kept.append(made)
                 yield made
 
-    def outer_sum(self, u: Tensor, v: Tensor, tile: Tile) -> Float[Tensor, "r c"]:
-        """u_i + v_j of a tile's rows and keys, in a buffer that the next call overwrites."""
-        u, v = self.cast(u[tile.rows]), self.cast(v[tile.keys])
-        return torch.add(u[:, None], v[None], out=_view(self.sums, tile.rows, tile.keys))
+    def _product(self, rows: slice, keys: slice) -> Tensor:
+        q, k = self.q[rows], self.k[keys]
+        if self.plan.kept is not None:
+            return q @ k.T
+        if self.buffer is None:  # the first tile is the largest
+            self.buffer = q.new_empty(len(q) * len(k))
+        return torch.mm(q, k.T, out=self.buffer[: len(q) * len(k)].view(len(q), len(k)))
+
+    def weigh(self, tile: Tile, u: Tensor, v: Tensor) -> Tensor:
+        """The tile's values, multiplied in place by the sums u_i + v_j of its rows and keys."""
+        u, v = self.cast(u[tile.rows, None]), self.cast(v[None, tile.keys])
+        for values, rows in zip(tile.values.split(FEW), u.split(FEW), strict=True):
+            values.mul_(rows + v)
+        return tile.values
 
     def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:
         """total += w rows, a sum of the total's width."""
@@ -155,13 +170,11 @@ class Tiles:
             total.addmm_(w, rows)
 
 
-def _view(buffer: Tensor, rows: slice, keys: slice) -> Tensor:
-    r, c = rows.stop - rows.start, keys.stop - keys.start
-    return buffer[: r * c].view(r, c)
-
-
-def _longest(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).amax() if len(rows) else rows.new_zeros(())
+def _bounded(q: Tensor, k: Tensor) -> bool:
+    if not len(q) or not len(k):
+        return True
+    longest = torch.linalg.vector_norm(q, dim=1).amax()
+    return bool(longest * (longest if k is q else torch.linalg.vector_norm(k, dim=1).amax()) <= BOUND)
 
 
 def refuse_second() -> None:
