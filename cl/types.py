@@ -206,7 +206,8 @@ class Contrast:
         divisor: contributing rows over all ranks, divided by the number of ranks; None: count this rank's.
 
     In the pool a pair is positive where the groups match, a negative otherwise, and never met where it is the row
-    itself: same sample and same view, and fresh.
+    itself: same sample and same view, and fresh. A stale pair of one sample is what `stale_same` says; of two groups
+    it is not a positive.
     """
 
     q: Float[Tensor, "m d"]
@@ -230,6 +231,12 @@ class Contrast:
         if self.stale is not None and (self.pool is None or self.stale.shape != (len(self.pool),)):
             raise ValueError(
                 f"A contrast's stale has the shape {tuple(self.stale.shape)}: one for each row of the pool."
+            )
+        plain = self.pool is not None and self.paired is None and self.stale is None
+        if (self.pool_is_q or self.both_ways) and not (plain and self.pool_is_q != self.both_ways):
+            raise ValueError(
+                "A contrast whose pool is its queries (pool_is_q), or that goes both ways, has a fresh pool, "
+                "no paired rows, and is not both at once."
             )
 
     @staticmethod
@@ -258,7 +265,7 @@ class Contrast:
         return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
 
     # A pair of equal groups is positive, but for some pairs of one sample: the row itself, and by the rule a stale one.
-    # Pairs of one sample are a few, and all have equal groups.
+    # Pairs of one sample are a few.
 
     @property
     def _pool_ids(self) -> Int64[Tensor, "n 3"]:
@@ -286,34 +293,41 @@ class Contrast:
             return itself
         return itself | self.stale[key] if stale else itself & ~self.stale[key]
 
-    @cached_property
-    def _unlike(self) -> Bool[Tensor, "p"]:
-        # Of all pairs of one sample: those that are not positive.
-        return self._never(*self._same.pairs(self._everyone), stale=self.stale_same != "positive")
-
-    @cached_property
-    def _not_positive(self) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
-        pairs = self._same.pairs(self._everyone)
-        return _which(pairs, self._unlike) if self._same.total else pairs
-
     @property
     def _opposed(self) -> bool:
         return self.stale is not None and self.stale_same == "negative"
 
+    @cached_property
+    def _of_sample(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        # All pairs of one sample and one group: those that are no positives, and those that are.
+        query, key = pairs = self._same.pairs(self._everyone)
+        if not self._same.total:
+            return pairs, pairs
+        never = self._never(query, key, stale=self.stale_same != "positive")
+        if self._equal is self._same:
+            return _which(pairs, never), _which(pairs, ~never)
+        like = self.q_ids[:, GROUP][query] == self._pool_ids[:, GROUP][key]
+        return _which(pairs, never & like), _which(pairs, ~never & like)
+
     def apart(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """Pairs (query, pool row) that never meet, of a slice of the queries; each pair once."""
-        if rows == self._everyone and not self._opposed:
-            return self._not_positive
+        if rows == self._everyone and self._equal is self._same and not self._opposed:
+            return self._of_sample[0]
         pairs = self._same.pairs(rows)
         return _which(pairs, self._never(*pairs, stale=self.stale_same == "ignored"))
 
     def apart_or_positive(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """All pairs of a slice of the queries but the negatives; each pair once."""
         query, key = pairs = self._equal.pairs(rows)
-        if self.stale is None or self.stale_same != "negative":
+        if self.stale is not None and self._opposed:
+            negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
+            pairs = _which(pairs, ~negative)
+        if self._equal is self._same:
             return pairs
-        negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
-        return _which(pairs, ~negative)
+        # A sample whose group has changed, such as a picture with another caption, is still apart from itself.
+        query, key = apart = self.apart(rows)
+        others = _which(apart, self.q_ids[:, GROUP][query] != self._pool_ids[:, GROUP][key])
+        return torch.cat([pairs[0], others[0]]), torch.cat([pairs[1], others[1]])
 
     @cached_property
     def candidates(self) -> Int64[Tensor, "m"]:
@@ -328,10 +342,10 @@ class Contrast:
 
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
-        m = len(self.q_ids)
-        if self._equal is not self._same:
-            return self._equal.sums(pool) - sums(pool, *self._not_positive, m)
-        return sums(pool, *_which(self._same.pairs(self._everyone), ~self._unlike), m)
+        m, (others, positives) = len(self.q_ids), self._of_sample
+        if self._equal is self._same:
+            return sums(pool, *positives, m)
+        return self._equal.sums(pool) - sums(pool, *others, m)
 
     @cached_property
     def only_paired(self) -> bool:
@@ -344,13 +358,13 @@ class Contrast:
         own = 0 if self.paired is None else 1
         if self.pool_ids is None or self.only_paired:
             return torch.full_like(self.q_ids[:, GROUP], own)
-        query, _ = self._not_positive
+        query = self._of_sample[0][0]
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 
     @cached_property
     def turned(self) -> "Contrast":
         """The pool's rows as the queries and the queries as the pool, where `both_ways` makes them that."""
-        assert self.pool is not None and self.stale is None and self.paired is None, "both ways needs a fresh pool"
+        assert self.pool is not None, "a contrast that goes both ways has a pool"
         return Contrast(self.pool, self._pool_ids, pool=self.q, pool_ids=self.q_ids)
 
     @cached_property

@@ -1,6 +1,7 @@
 """Shape annotations run as checks in every test; randomness and threads are fixed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("cl", "beartype.beartype")
 
@@ -20,6 +21,14 @@ settings.register_profile(
 )
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """As users run it: the tests check shapes and types themselves."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -14,20 +14,20 @@ def relation(query: Sequence[int], key: Sequence[int], stale: bool, stale_same: 
     """What one key is to one query: "positive", "negative" or "never met"."""
     (group, sample, view), (key_group, key_sample, key_view) = query, key
     if sample == key_sample and stale:
-        return {"positive": "positive", "ignored": "never met", "negative": "negative"}[stale_same]
+        like = "positive" if group == key_group else "negative"
+        return {"positive": like, "ignored": "never met", "negative": "negative"}[stale_same]
     if sample == key_sample and view == key_view:
         return "never met"
     return "positive" if group == key_group else "negative"
 
 
 def matrices(contrast: Contrast) -> tuple[Tensor, Tensor]:
-    """What a Contrast says of each pair of query and pool row: (they meet, they are positives)."""
-    everyone = slice(0, len(contrast.q))
-    met = torch.ones(len(contrast.q), len(contrast.pool), dtype=torch.bool)
-    met[contrast.apart(everyone)] = False
-    positive = torch.zeros_like(met)
-    positive[contrast.apart_or_positive(everyone)] = True
-    return met, positive & met
+    """`relation` of every pair of query and pool row at once: (they meet, they are positives)."""
+    group, sample, view = (contrast.q_ids[:, None] == contrast.pool_ids).unbind(-1)
+    stale = torch.zeros(len(contrast.pool), dtype=torch.bool) if contrast.stale is None else contrast.stale
+    old = sample & stale
+    met = ~(sample & view & ~stale) & ~(old & (contrast.stale_same == "ignored"))
+    return met, group & met & ~(old & (contrast.stale_same == "negative"))
 
 
 def row_loss(positives: list[Tensor], negatives: list[Tensor]) -> Tensor | None:
@@ -116,19 +116,25 @@ KINDS = ("pool", "paired", "queue", "paired and queue", "itself", "both ways")
 
 @st.composite
 def contrasts(draw: st.DrawFn, kinds: Sequence[str] = KINDS, least: int = 0) -> Contrast:
-    """Float64 Contrasts of every shape a provider makes. Ids collide often; a sample has one group."""
+    """Float64 Contrasts of every shape a provider makes. Ids collide often.
+
+    A sample has one group of its own, one that it shares, or as captions come and go another each time.
+    """
     kind = draw(st.sampled_from(kinds))
     m, n, d = draw(st.integers(1, 6)), draw(st.integers(least, 7)), draw(st.integers(1, 4))
     # Ids from a seed and not one by one: drawn numbers would cluster at their simplest, and few rules would be met.
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    group = torch.randint(0, 3, (4,), generator=generator)
+    own, shared = torch.arange(4), torch.randint(0, 3, (4,), generator=generator)
+    groups = draw(st.sampled_from(["own", "shared", "changing"]))
 
     def ids(count):
         sample, view = (
             torch.randint(0, 4, (count,), generator=generator),
             torch.randint(0, 2, (count,), generator=generator),
         )
-        return torch.stack([group[sample], sample, view], dim=1)
+        changing = torch.randint(0, 3, (count,), generator=generator)
+        group = {"own": own[sample], "shared": shared[sample], "changing": changing}[groups]
+        return torch.stack([group, sample, view], dim=1)
 
     def rows(count):
         return torch.randn(count, d, generator=generator, dtype=torch.float64)

@@ -1,4 +1,3 @@
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -15,12 +14,17 @@ HASH = st.integers(0, 2**63 - 1)
 @given(contrasts())
 def test_pairs_are_the_definition(contrast):
     met, positive = matrices(contrast)
+    everyone = slice(0, len(contrast.q))
     stale = [False] * len(contrast.pool_ids) if contrast.stale is None else contrast.stale.tolist()
+    apart, known = (
+        list(zip(*map(Tensor.tolist, pairs(everyone)), strict=True))
+        for pairs in (contrast.apart, contrast.apart_or_positive)
+    )
     for i, query in enumerate(contrast.q_ids.tolist()):
         for j, key in enumerate(contrast.pool_ids.tolist()):
             expected = relation(query, key, stale[j], contrast.stale_same)
-            assert bool(met[i, j]) == (expected != "never met")
-            assert bool(positive[i, j]) == (expected == "positive")
+            assert (bool(met[i, j]), bool(positive[i, j])) == (expected != "never met", expected == "positive")
+            assert ((i, j) in apart, (i, j) in known) == (expected == "never met", expected != "negative")
 
 
 @given(contrasts(), st.data())
@@ -150,14 +154,6 @@ def test_shapes_are_checked_while_tests_run():
 ROWS, IDS = torch.zeros(3, 2), torch.zeros(3, 3, dtype=torch.int64)
 
 
-@pytest.fixture
-def without_shape_checks():
-    """As users run it: the tests check shapes themselves."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -179,3 +175,13 @@ def test_views_and_labels_of_other_lengths_are_named(without_shape_checks):
         Contrast.pairs(ROWS, ROWS[:2])
     with pytest.raises(ValueError, match="one label a row"):
         Contrast.of(ROWS, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("extra", ["paired", "stale", "both_ways", "no pool"])
+def test_a_pool_of_queries_is_that_and_nothing_else(extra):
+    z, ids = rows(3, 2), block([0, 1, 2], 0)
+    settings = {"pool": z, "pool_ids": ids, "pool_is_q": True}
+    settings |= {"paired": {"paired": z}, "stale": {"stale": torch.zeros(3, dtype=torch.bool)}}.get(extra, {})
+    settings |= {"both_ways": {"both_ways": True}, "no pool": {"pool": None, "pool_ids": None}}.get(extra, {})
+    with pytest.raises(ValueError, match="is not both at once"):
+        Contrast(z, ids, **settings)

@@ -63,6 +63,7 @@ class LocalEngine:
 
     def __call__(self, views: Views) -> StepOutput:
         """The objective under autocast (none at float32)."""
+        self.pieces = None
         if self.piece is None or len(views.sample) <= self.piece:
             views = self._ready(views)
             with self._autocast():

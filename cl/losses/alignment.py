@@ -21,8 +21,9 @@ class Alignment(nn.Module):
     spreads = False
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over rows, float32."""
+        """Mean over rows; float32 under autocast too."""
         if contrast.paired is None:
             raise ValueError("Alignment needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            return (contrast.q - contrast.paired).square().sum(dim=1).mean()
+            wide = torch.promote_types(contrast.q.dtype, torch.float32)
+            return (contrast.q.to(wide) - contrast.paired.to(wide)).square().sum(dim=1).mean()

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
-from cl.losses.rows import Lonely, directions, mean_over_rows
+from cl.losses.rows import Lonely, check_lonely, directions, mean_over_rows
 from cl.losses.temperature import LearnedTemperature, inverse, valid
-from cl.losses.tiles import Products
+from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
 
 
@@ -39,6 +39,8 @@ class DecoupledInfoNCE(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
+        check_lonely(lonely, "DecoupledInfoNCE")
+        check_tiles(tile, products, "DecoupledInfoNCE")
         self.temperature = valid(temperature, "DecoupledInfoNCE.temperature")
         self.lonely: Lonely = lonely
         self.tile = tile
@@ -49,7 +51,7 @@ class DecoupledInfoNCE(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products, decoupled=True):
-                pushed = rows.lse.isfinite()
+                pushed = rows.lse != -torch.inf
                 lse = rows.lse.masked_fill(~pushed, 0)
                 values.append(((lse - rows.positive) * pushed, rows.contrast.positives))
             return mean_over_rows(values, contrast, self.lonely)

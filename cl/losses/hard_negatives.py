@@ -12,7 +12,7 @@ from cl.components import Capability
 from cl.errors import ConfigError
 from cl.losses.rows import directions, mean_over_rows
 from cl.losses.temperature import LearnedTemperature, inverse, valid
-from cl.losses.tiles import Products
+from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
 
 
@@ -49,6 +49,7 @@ class HardNegativeInfoNCE(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
+        check_tiles(tile, products, "HardNegativeInfoNCE")
         if hardness < 0:
             raise ValueError(f"HardNegativeInfoNCE.hardness must be at least 0, got {hardness}")
         if not 0 <= debias < 1:
@@ -65,17 +66,19 @@ class HardNegativeInfoNCE(nn.Module):
         Raises:
             ConfigError: a row with several positives.
         """
-        most = int(contrast.positives.max()) if len(contrast.q) else 0
+        ways = (contrast, contrast.turned) if contrast.both_ways else (contrast,)
+        most = max(int(way.positives.max()) if len(way.q) else 0 for way in ways)
         if most > 1:
             raise ConfigError(
                 f"HardNegativeInfoNCE takes one positive a row and was given {most}. Group by sample, @BySample(), "
-                "with two views; or bind Term.loss = @InfoNCE(), which takes several."
+                "with two views, each sample once a batch; or bind Term.loss = @InfoNCE(), which takes several."
             )
         with torch.autocast(contrast.q.device.type, enabled=False):
             scale = inverse(self.temperature)
             settings = (self.tile, self.products, True)
             hard = directions(contrast, scale * (1 + self.hardness), *settings)
-            weights = directions(contrast, scale * self.hardness, *settings)
+            # The root of a learned scale times 0 has no gradient.
+            weights = directions(contrast, scale * self.hardness if self.hardness else 0.0, *settings)
             values = []
             for rows, weight in zip(hard, weights, strict=True):
                 negatives = rows.contrast.candidates - rows.contrast.positives

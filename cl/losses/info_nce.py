@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
-from cl.losses.rows import Lonely, directions, mean_over_rows
+from cl.losses.rows import Lonely, check_lonely, directions, mean_over_rows
 from cl.losses.temperature import LearnedTemperature, inverse, valid
-from cl.losses.tiles import Products
+from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
 
 
@@ -47,10 +47,10 @@ class InfoNCE(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
+        check_lonely(lonely, "InfoNCE")
+        check_tiles(tile, products, "InfoNCE")
         if not 0 <= smoothing < 1:
             raise ValueError(f"InfoNCE.smoothing must lie in [0, 1), got {smoothing}")
-        if tile < 1:
-            raise ValueError(f"InfoNCE.tile must be at least 1, got {tile}")
         self.temperature = valid(temperature, "InfoNCE.temperature")
         self.lonely: Lonely = lonely
         self.smoothing = smoothing

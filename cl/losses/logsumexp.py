@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cl.losses.tiles import Pairs, Plan, Products, Tile, Tiles, refuse_second
+from cl.losses.tiles import FEW, Pairs, Plan, Products, Tile, Tiles, refuse_second
 
 
 def logsumexp(
@@ -56,7 +56,7 @@ class _Rows(torch.autograd.Function):
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles, mean=ctx.frozen and ctx.needs_input_grad[0])
         for part in tiles:
-            sums.add(part.values, part.rows, part.keys)
+            sums.add(part)
         lse = sums.log()
         ctx.plan = plan
         if ctx.frozen:
@@ -94,7 +94,8 @@ class _BothWays(torch.autograd.Function):
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles), _Sums(len(k), tiles)
         for part in tiles:
-            _add_both(part, *sums)
+            sums[1].add_across(part)
+            sums[0].add(part)
         lse = sums[0].log(), sums[1].log()
         ctx.plan = plan
         ctx.save_for_backward(q, k, *lse)
@@ -122,10 +123,9 @@ class _Itself(torch.autograd.Function):
         tiles = Tiles(z, z, plan)
         sums = _Sums(len(z), tiles)
         for part in tiles:
-            if part.rows == part.keys:
-                sums.add(part.values, part.rows, part.keys)
-            else:
-                _add_both(part, sums, sums)
+            if part.rows != part.keys:
+                sums.add_across(part)
+            sums.add(part)
         lse = sums.log()
         ctx.plan = plan
         ctx.save_for_backward(z, lse)
@@ -158,20 +158,34 @@ class _Sums:
         self.top = torch.full_like(self.total, 0.0 if tiles.bounded else -torch.inf)
         self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if mean else None
 
-    def add(self, values: Tensor, rows: slice, keys: slice) -> None:
-        """Of a tile; overwrites logits."""
+    def add(self, part: Tile) -> None:
+        """To a tile's rows; overwrites logits."""
         if not self.tiles.bounded:
-            top = torch.maximum(self.top[rows], values.amax(dim=1))
-            finite = top.clamp(min=torch.finfo(top.dtype).min)
-            shrink = (self.top[rows] - finite).exp()
-            self.top[rows] = top
-            self.total[rows] *= shrink
-            if self.weighted is not None:
-                self.weighted[rows] *= shrink[:, None]
-            values.sub_(finite[:, None]).exp_()
-        self.total[rows] += values.sum(dim=1, dtype=self.total.dtype)
+            part.values.sub_(self._raised(part.rows, part.values.amax(dim=1))[:, None]).exp_()
+        self.total[part.rows] += part.values.sum(dim=1, dtype=self.total.dtype)
         if self.weighted is not None:
-            self.tiles.accumulate(self.weighted[rows], values, self.tiles.k[keys])
+            self.tiles.accumulate(self.weighted[part.rows], part.values, self.tiles.k[part.keys])
+
+    def add_across(self, part: Tile) -> None:
+        """To a tile's keys; without `mean`."""
+        total = self.total[part.keys]
+        if self.tiles.bounded:
+            total += part.values.sum(dim=0, dtype=total.dtype)
+            return
+        top = self._raised(part.keys, part.values.amax(dim=0))
+        for values in part.values.split(FEW):
+            total += (values - top).exp_().sum(dim=0)
+
+    def _raised(self, at: slice, top: Tensor) -> Tensor:
+        # What logits are relative to from now on.
+        top = torch.maximum(self.top[at], top)
+        finite = top.clamp(min=torch.finfo(top.dtype).min)
+        shrink = (self.top[at] - finite).exp()
+        self.top[at] = top
+        self.total[at] *= shrink
+        if self.weighted is not None:
+            self.weighted[at] *= shrink[:, None]
+        return finite
 
     def log(self) -> Tensor:
         return self.top + self.total.log()
@@ -183,25 +197,21 @@ class _Sums:
         return self.weighted / self.total.clamp(min=torch.finfo(self.total.dtype).tiny)[:, None]
 
 
-def _add_both(part: Tile, of_rows: _Sums, of_keys: _Sums) -> None:
-    if of_rows.tiles.bounded:
-        of_rows.total[part.rows] += part.values.sum(dim=1, dtype=of_rows.total.dtype)
-        of_keys.total[part.keys] += part.values.sum(dim=0, dtype=of_keys.total.dtype)
-    else:
-        other = part.values.T.clone()
-        of_rows.add(part.values, part.rows, part.keys)
-        of_keys.add(other, part.keys, part.rows)
-
-
 def _weighted(
     tiles: Tiles, part: Tile, of_rows: tuple[Tensor | None, Tensor], of_keys: tuple[Tensor | None, Tensor]
 ) -> Tensor:
     """Derivative of both directions' log-sum-exps by the tile's logits; overwrites it."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
-    if row_shift is None or key_shift is None:
-        return tiles.weigh(part, u, v)
-    other = (part.values - key_shift[None, part.keys]).exp_().mul_(v[None, part.keys])
-    return part.values.sub_(row_shift[part.rows, None]).exp_().mul_(u[part.rows, None]).add_(other)
+    u, v = tiles.cast(u[part.rows, None]), tiles.cast(v[None, part.keys])
+    for start in range(0, len(u), FEW):
+        few = slice(start, start + FEW)
+        values = part.values[few]
+        if row_shift is None or key_shift is None:
+            values.mul_(u[few] + v)
+        else:
+            other = (values - key_shift[None, part.keys]).exp_().mul_(v)
+            values.sub_(row_shift[part.rows, None][few]).exp_().mul_(u[few]).add_(other)
+    return part.values
 
 
 def _weights(tiles: Tiles, lse: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cl.components import Capability
 from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature, inverse, valid
-from cl.losses.tiles import Products
+from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
 
 
@@ -41,6 +41,7 @@ class Sigmoid(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
+        check_tiles(tile, products, "Sigmoid")
         self.temperature = valid(temperature, "Sigmoid.temperature")
         self.bias = nn.Parameter(torch.full((1,), bias))
         self.tile = tile

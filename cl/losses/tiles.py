@@ -1,20 +1,21 @@
 """The products of rows and keys, a tile at a time. What the losses that need no `m n` matrix are built on."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-BOUND = 75.0
-"""The exponential of a logit of at most this size, and a sum of 10^5 of them, are normal float32 numbers."""
+BOUND = 50.0
+"""The exponential of a logit of at most this size, a sum of 10^6 of them, and a 10^6th of that sum's inverse are normal
+float32 numbers."""
 
 KEPT = 2**20
 """Tiles of at most so many numbers in all are kept for the backward pass: 4 MB in float32."""
 
 FEW = 128
-"""Rows of a tile that are weighed at a time, so that the weights stay in the cache."""
+"""Rows of a tile that are weighed at a time, so that what that takes stays in the cache."""
 
 Products = Literal["float32", "bfloat16"]
 
@@ -155,13 +156,6 @@ class Tiles:
             self.buffer = q.new_empty(len(q) * len(k))
         return torch.mm(q, k.T, out=self.buffer[: len(q) * len(k)].view(len(q), len(k)))
 
-    def weigh(self, tile: Tile, u: Tensor, v: Tensor) -> Tensor:
-        """The tile's values, multiplied in place by the sums u_i + v_j of its rows and keys."""
-        u, v = self.cast(u[tile.rows, None]), self.cast(v[None, tile.keys])
-        for values, rows in zip(tile.values.split(FEW), u.split(FEW), strict=True):
-            values.mul_(rows + v)
-        return tile.values
-
     def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:
         """total += w rows, a sum of the total's width."""
         if self.plan.low:
@@ -175,6 +169,14 @@ def _bounded(q: Tensor, k: Tensor) -> bool:
         return True
     longest = torch.linalg.vector_norm(q, dim=1).amax()
     return bool(longest * (longest if k is q else torch.linalg.vector_norm(k, dim=1).amax()) <= BOUND)
+
+
+def check_tiles(tile: int, products: Products, loss: str) -> None:
+    """ValueError naming the loss's parameter if no plan can be made of them."""
+    if tile < 1:
+        raise ValueError(f"{loss}.tile must be at least 1, got {tile}")
+    if products not in get_args(Products):
+        raise ValueError(f"{loss}.products must be one of {', '.join(get_args(Products))}, got {products!r}")
 
 
 def refuse_second() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import gin
 import torch
@@ -48,6 +49,8 @@ class Queue(nn.Module):
         shorter_than_batch: bool = False,
     ):
         super().__init__()
+        if isinstance(inner, Queue):
+            raise ValueError("Queue.inner is a queue itself; one queue holds all keys of a term")
         if size < 1:
             raise ValueError(f"Queue.size must be at least 1, got {size}")
         self.inner = inner
@@ -65,14 +68,14 @@ class Queue(nn.Module):
         self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
-        """The inner contrasts, their pools longer by the filled part of the queue."""
+        """The inner contrasts, each direction one of its own, their pools longer by the filled part of the queue."""
         filled = int(self.fill)
         keys, ids = self.embeddings[:filled], self.ids[:filled]
-        return [self._with(contrast, keys, ids) for contrast in self.inner(embeddings)]
+        contrasts = self.inner(embeddings)
+        ways = [(replace(one, both_ways=False), one.turned) if one.both_ways else (one,) for one in contrasts]
+        return [self._with(way, keys, ids) for way in chain.from_iterable(ways)]
 
     def _with(self, contrast: Contrast, keys: Float[Tensor, "f d"], ids: Int64[Tensor, "f 3"]) -> Contrast:
-        if contrast.both_ways:
-            raise ValueError("Queue: the inner provider's keys are its queries in both directions; use momentum keys")
         rows = contrast.q.shape[1]
         if rows != keys.shape[1]:
             raise ConfigError(

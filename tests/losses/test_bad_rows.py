@@ -73,6 +73,31 @@ def test_a_row_that_is_not_a_number_shows(name, value):
         assert not PAIRED[name]()(Contrast(z[:3], block(range(3), 0), paired=z[3:])).isfinite()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", POOLED)
+def test_a_key_that_is_not_a_number_shows(name, value):
+    z = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    keys, ids = z.clone(), block(range(9, 15), 0, first=9)
+    keys[1, 2] = value
+    stale = torch.ones(6, dtype=torch.bool)
+    assert not POOLED[name]()(Contrast(z, block(range(6), 0), z, keys, ids, stale)).isfinite()
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("loss", [InfoNCE, DecoupledInfoNCE, HardNegativeInfoNCE, Sigmoid])
+@pytest.mark.parametrize("setting", [{"tile": 0}, {"tile": -1}, {"products": "bf16"}])
+def test_tiles_out_of_range_are_named(loss, setting):
+    with pytest.raises(ValueError, match=rf"{loss.__name__}\.{next(iter(setting))} must be"):
+        loss(0.1, **setting)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("loss", [InfoNCE, DecoupledInfoNCE])
+def test_rows_without_positives_are_skipped_or_counted(loss):
+    with pytest.raises(ValueError, match=rf"{loss.__name__}\.lonely must be one of skip, count, got 'drop'"):
+        loss(0.1, lonely="drop")
+
+
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("loss", [InfoNCE, DecoupledInfoNCE, HardNegativeInfoNCE, Sigmoid])
 def test_temperatures_out_of_range_are_named(loss, temperature):

@@ -9,6 +9,7 @@ from tiny import block, rows
 from cl.errors import ConfigError
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
+from cl.losses.temperature import LearnedTemperature
 from cl.types import Contrast
 
 TEMPERATURE, SEED = st.floats(0.05, 3.0), st.integers(0, 1000)
@@ -57,9 +58,25 @@ def test_opposed_rows_stay_finite(temperature):
     assert value.isfinite() and z.grad.isfinite().all()
 
 
+def test_no_hardness_leaves_a_learned_temperature_its_gradient():
+    scales = []
+    for build in (lambda learned: HardNegativeInfoNCE(learned, hardness=0.0, debias=0.0), InfoNCE):
+        learned = LearnedTemperature(0.1)
+        build(learned)(Contrast.pairs(rows(4, 3), rows(4, 3, seed=1))).backward()
+        scales.append(learned.log_scale.grad)
+    torch.testing.assert_close(*scales)
+
+
 def test_several_positives_are_refused():
     with pytest.raises(ConfigError, match="one positive a row and was given 2"):
         HardNegativeInfoNCE(0.1)(Contrast.of(rows(3, 2), torch.zeros(3, dtype=torch.int64)))
+
+
+def test_several_positives_of_a_key_are_refused():
+    ids = [torch.tensor(ids) for ids in ([[0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 2, 1]])]
+    contrast = Contrast(rows(2, 2), ids[0], pool=rows(2, 2, seed=1), pool_ids=ids[1], both_ways=True)
+    with pytest.raises(ConfigError, match="one positive a row and was given 2"):
+        HardNegativeInfoNCE(0.1)(contrast)
 
 
 @pytest.mark.parametrize("settings", [{"hardness": -1.0}, {"debias": 1.0}, {"debias": -0.1}, {"temperature": 0.0}])

@@ -95,6 +95,16 @@ def test_an_even_sum_over_many_keys_at_the_bound():
     torch.testing.assert_close(value, torch.tensor([BOUND + 17 * torch.log(torch.tensor(2.0)).item()]))
 
 
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_gradients_at_the_bound_are_no_smaller_than_float32(products):
+    """As small as those of a mean over many rows whose logits are all as large as the bound."""
+    z = (torch.ones(4, 1) * (0.99 * BOUND) ** 0.5).requires_grad_()
+    none = torch.zeros(0, dtype=torch.int64)
+    value = logsumexp_itself(z, lambda at: (none, none), products=products).sum()
+    (gradient,) = torch.autograd.grad(1e-12 * value, z)
+    torch.testing.assert_close(gradient, 1e-12 * 2 * z.detach(), rtol=1e-5 if products == "float32" else 0.02, atol=0)
+
+
 def test_no_keys_at_all():
     q = torch.ones(3, 2, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)

@@ -129,9 +129,19 @@ def test_no_gradient_reaches_the_queue():
     assert not list(queue.parameters())
 
 
-def test_both_directions_are_refused():
-    with pytest.raises(ValueError, match="use momentum keys"):
-        Queue(InBatch(False), size=3, dim=4)(embeddings(2, (0, 1)))
+def test_both_directions_are_two_contrasts_with_the_queue_each():
+    queue, found = Queue(InBatch(False), size=3, dim=4), embeddings(2, (0, 1))
+    queue.enqueue(rows(3, 4, seed=9), block(range(3), 0, first=9))
+    first, second = queue(found)
+    for contrast, own, other in ((first, 0, 1), (second, 1, 0)):
+        assert torch.equal(contrast.q, found.q_of(own)[0]) and torch.equal(contrast.q_ids, found.q_of(own)[1])
+        assert torch.equal(contrast.pool, torch.cat([found.q_of(other)[0], queue.embeddings]))
+        assert contrast.stale.tolist() == [False] * 2 + [True] * 3 and not contrast.both_ways
+
+
+def test_a_queue_of_a_queue_is_refused():
+    with pytest.raises(ValueError, match="one queue holds all keys"):
+        Queue(Queue(PositivesOnly(), size=3, dim=4), size=3, dim=4)
 
 
 def test_size_must_be_positive():
