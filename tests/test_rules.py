@@ -231,10 +231,6 @@ REFUSED |= {
         lambda: training(momentum(count=1), info_nce(queue()), [EMA, FILL], views(1)),
         r"finds nothing to contrast.*\(0,\) and key views \(0,\).*Momentum\.key_views",
     ),
-    "a queue between keys that are queries": (
-        lambda: training(siamese(tower()), info_nce(queue(InBatch(False), trained_keys=True)), [FILL]),
-        r"'only': Queue: .*use momentum keys",
-    ),
 }
 
 COLLAPSING = {
@@ -280,6 +276,10 @@ def test_allow_collapse_allows_nothing_else(name):
     built.allow_collapse = True
     with pytest.raises(ConfigError):
         check(built)
+
+
+def test_a_queue_may_lengthen_both_directions():
+    check(training(siamese(tower()), info_nce(queue(InBatch(False), trained_keys=True)), [FILL]))
 
 
 def test_checking_runs_no_network():

@@ -66,20 +66,27 @@ KINDS = {
 }
 
 
-def started(objective, piece):
+def started(objective, piece, precision=torch.float32):
     engine = LocalEngine(piece=piece)
-    engine.start(objective, SGD(1.0, momentum=0.0), Constant(), CPU, torch.float32)
+    engine.start(objective, SGD(1.0, momentum=0.0), Constant(), CPU, precision)
     return engine
 
 
-def measured(kind, piece, views):
+def measured(kind, piece, views, precision=torch.float32):
     """Loss, and every parameter's gradient, of one backward pass."""
     torch.manual_seed(0)
     objective = KINDS[kind]()
-    engine = started(objective, piece)
+    engine = started(objective, piece, precision)
     output = engine(views)
     engine.backward(output)
     return output, {name: p.grad for name, p in objective.named_parameters() if p.requires_grad}
+
+
+def alike(found, expected, tolerance, least=1e-3):
+    """Each parameter's, relative to its own length, but at least to a share of all; some are 0 but for rounding."""
+    norm = torch.stack([g.norm() for g in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= tolerance * max(float(gradient.norm()), least * float(norm)), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,13 +96,27 @@ def test_pieces_are_the_whole(kind, piece):
     whole, expected = measured(kind, None, views)
     parts, found = measured(kind, piece, views)
     torch.testing.assert_close(parts.loss, whole.loss)
-    norm = torch.stack([g.norm() for g in expected.values()]).norm()
-    for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= 1e-5 * max(float(gradient.norm()), 1e-3 * float(norm)), name
+    alike(found, expected, 1e-5)
     for name, embeddings in whole.embeddings.items():
         mine = parts.embeddings[name]
         assert torch.equal(mine.q_ids, embeddings.q_ids) and torch.equal(mine.key_ids, embeddings.key_ids)
         torch.testing.assert_close(mine.keys, embeddings.keys)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_4096_samples_in_pieces_of_64_are_the_whole(kind):
+    views = pictures(4096)
+    (whole, expected), (parts, found) = (measured(kind, piece, views) for piece in (None, 64))
+    torch.testing.assert_close(parts.loss, whole.loss)
+    alike(found, expected, 1e-5, least=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_under_autocast_are_the_whole(kind):
+    views = pictures(B)
+    (whole, expected), (parts, found) = (measured(kind, piece, views, torch.bfloat16) for piece in (None, 3))
+    torch.testing.assert_close(parts.loss, whole.loss, rtol=0.01, atol=0.01)
+    alike(found, expected, 0.02, least=0.01)
 
 
 class Counting(nn.Module):
