@@ -12,7 +12,7 @@ meet follows from ids alone, so no `m n` mask is ever carried around.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,9 @@ from cl.distributed import gather
 from cl.matches import Matches, sums
 
 GROUP, SAMPLE, VIEW = 0, 1, 2
+
+MANY = 32
+"""Of a contrast's pairs at most one in so many is listed."""
 
 StaleSame = Literal["positive", "ignored", "negative"]
 
@@ -316,8 +319,16 @@ class Contrast:
         pairs = self._same.pairs(rows)
         return _which(pairs, self._never(*pairs, stale=self.stale_same == "ignored"))
 
-    def apart_or_positive(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
-        """All pairs of a slice of the queries but the negatives; each pair once."""
+    def apart_or_positive(
+        self, rows: slice
+    ) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]] | Callable[[slice], Bool[Tensor, "r c"]]:
+        """All pairs of a slice of the queries but the negatives; each pair once.
+
+        Where they are many they are not listed: it is then a function of a slice of the pool to the mask of those.
+        """
+        count = int(self._equal.count[rows].sum())
+        if count * MANY > (rows.stop - rows.start) * len(self._pool_ids):
+            return partial(self._known, rows)
         query, key = pairs = self._equal.pairs(rows)
         if self.stale is not None and self._opposed:
             negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
@@ -328,6 +339,14 @@ class Contrast:
         query, key = apart = self.apart(rows)
         others = _which(apart, self.q_ids[:, GROUP][query] != self._pool_ids[:, GROUP][key])
         return torch.cat([pairs[0], others[0]]), torch.cat([pairs[1], others[1]])
+
+    def _known(self, rows: slice, keys: slice) -> Bool[Tensor, "r c"]:
+        group, sample, view = (self.q_ids[rows, None] == self._pool_ids[keys]).unbind(dim=-1)
+        if self.stale is None:
+            return group | (sample & view)
+        old = sample & self.stale[keys]
+        never = (sample & view & ~old) | (old & (self.stale_same == "ignored"))
+        return (group & ~(old & self._opposed)) | never
 
     @cached_property
     def candidates(self) -> Int64[Tensor, "m"]:

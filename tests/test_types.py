@@ -6,9 +6,26 @@ from oracle import contrasts, counts, matrices, relation
 from tiny import block, embeddings, pictures, rows
 from torch import Tensor
 
+from cl import types
 from cl.types import Contrast, Embeddings, Views
 
 HASH = st.integers(0, 2**63 - 1)
+
+
+@pytest.fixture(params=[0, 10**9], ids=["listed", "masks"], scope="module", autouse=True)
+def many(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(types, "MANY", request.param)
+        yield
+
+
+def listed(found, contrast, start=0):
+    """Pairs, of a list or of masks of two tiles."""
+    if not callable(found):
+        return list(zip(*map(Tensor.tolist, found), strict=True))
+    n = len(contrast.pool)
+    mask = torch.cat([found(slice(0, n // 2)), found(slice(n // 2, n))], dim=1)
+    return [(i + start, j) for i, j in mask.nonzero().tolist()]
 
 
 @given(contrasts())
@@ -16,10 +33,7 @@ def test_pairs_are_the_definition(contrast):
     met, positive = matrices(contrast)
     everyone = slice(0, len(contrast.q))
     stale = [False] * len(contrast.pool_ids) if contrast.stale is None else contrast.stale.tolist()
-    apart, known = (
-        list(zip(*map(Tensor.tolist, pairs(everyone)), strict=True))
-        for pairs in (contrast.apart, contrast.apart_or_positive)
-    )
+    apart, known = (listed(pairs(everyone), contrast) for pairs in (contrast.apart, contrast.apart_or_positive))
     for i, query in enumerate(contrast.q_ids.tolist()):
         for j, key in enumerate(contrast.pool_ids.tolist()):
             expected = relation(query, key, stale[j], contrast.stale_same)
@@ -32,8 +46,8 @@ def test_pairs_of_a_slice_are_those_of_its_rows(contrast, data):
     start = data.draw(st.integers(0, len(contrast.q)))
     stop = data.draw(st.integers(start, len(contrast.q)))
     for pairs in (contrast.apart, contrast.apart_or_positive):
-        whole = list(zip(*map(Tensor.tolist, pairs(slice(0, len(contrast.q)))), strict=True))
-        part = list(zip(*map(Tensor.tolist, pairs(slice(start, stop))), strict=True))
+        whole = listed(pairs(slice(0, len(contrast.q))), contrast)
+        part = listed(pairs(slice(start, stop)), contrast, start)
         assert len(set(whole)) == len(whole)
         assert sorted(part) == sorted((i, j) for i, j in whole if start <= i < stop)
 

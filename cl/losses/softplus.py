@@ -46,13 +46,13 @@ class _Sum(torch.autograd.Function):
         dbias, total = torch.zeros_like(bias), bias.new_zeros((), dtype=torch.float64)
         for part in tiles:
             s = part.values.add_(bias)
-            if part.positive:
+            if part.positive is not None:
                 turned = -s[part.positive]
                 s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet
             total += F.softplus(s).sum(dtype=tiles.dtype)
             if wanted:
                 w = s.sigmoid_()
-                if part.positive:
+                if part.positive is not None:
                     w[part.positive] = -w[part.positive]
                 tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
                 tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 BOUND = 50.0
@@ -19,10 +19,14 @@ FEW = 128
 
 Products = Literal["float32", "bfloat16"]
 
-Split = dict[int, tuple[Tensor, Tensor]]
+Here = tuple[Tensor, Tensor] | Tensor
+"""Which of a tile's pairs: their rows and keys within it, or a mask."""
 
-Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]]
-"""For a slice of the rows: pairs (row, key), each once."""
+Split = Callable[[slice], Here | None]
+"""Of a slice of the keys, which pairs."""
+
+Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]] | Callable[[slice], Bool[Tensor, "r c"]]]
+"""For a slice of the rows: pairs (row, key), each once; of very many, a function from keys to a mask of that tile."""
 
 
 class Tile(NamedTuple):
@@ -35,7 +39,7 @@ class Tile(NamedTuple):
     rows: slice
     keys: slice
     values: Float[Tensor, "r c"]
-    positive: tuple[Tensor, Tensor] | None
+    positive: Here | None
 
 
 class Plan:
@@ -75,7 +79,6 @@ class Plan:
         self.tile = tile
         self.triangle = triangle
         self.positive = positive
-        self.known: dict[int, tuple[Split, Split]] = {}
         self.kept: list[Tile] | None = [] if again and self.bounded and self._size() <= KEPT else None
 
     def _size(self) -> int:
@@ -83,37 +86,31 @@ class Plan:
             return self.m * self.n
         return sum((min(start + self.tile, self.m) - start) * (self.n - start) for start in range(0, self.m, self.tile))
 
-    def blocks(self) -> Iterator[tuple[slice, "Split", "Split"]]:
-        """Blocks of rows, and by the first key of each tile its pairs that are apart and those that are positive."""
+    def blocks(self) -> Iterator[tuple[slice, Split, Split]]:
+        """Blocks of rows, and of each of their tiles which pairs are apart and which are positive."""
         for start in range(0, self.m, self.tile):
             rows = slice(start, min(start + self.tile, self.m))
-            if start not in self.known:
-                found = self._split(self.apart, rows), self._split(self.positive, rows)
-                # Pairs as many as rows are kept for the second time; of larger groups they are found again.
-                if sum(len(i) for split in found for i, _ in split.values()) <= 4 * self.tile:
-                    self.known[start] = found
-            else:
-                found = self.known[start]
-            yield rows, *found
+            yield rows, self._split(self.apart, rows), self._split(self.positive, rows)
 
-    def _split(self, pairs: Pairs | None, rows: slice) -> "Split":
-        if pairs is None:
-            return {}
-        i, j = pairs(rows)
-        if not len(i):
-            return {}
+    def _split(self, pairs: Pairs | None, rows: slice) -> Split:
+        found = None if pairs is None else pairs(rows)
+        if callable(found):
+            return found
+        if found is None or not len(found[0]):
+            return lambda keys: None
+        i, j = found
         i = i - rows.start
         if self.n <= self.tile:
-            return {0: (i, j)}
+            return lambda keys: (i, j)
         j, order = j.sort()
         i = i[order]
-        firsts = range(0, self.n, self.tile)
         ends = torch.searchsorted(j, torch.arange(0, self.n + self.tile, self.tile, device=j.device)).tolist()
-        return {
-            first: (i[begin:end], j[begin:end] - first)
-            for first, begin, end in zip(firsts, ends, ends[1:], strict=False)
-            if begin < end
-        }
+
+        def split(keys: slice) -> Here | None:
+            begin, end = ends[keys.start // self.tile :][:2]
+            return (i[begin:end], j[begin:end] - keys.start) if begin < end else None
+
+        return split
 
 
 class Tiles:
@@ -141,9 +138,9 @@ class Tiles:
             for first in range(rows.start if plan.triangle else 0, plan.n, plan.tile):
                 keys = slice(first, min(first + plan.tile, plan.n))
                 values = self._product(rows, keys)
-                if here := apart.get(first):
+                if (here := apart(keys)) is not None:
                     values[here] = -torch.inf
-                made = Tile(rows, keys, values.exp_() if self.bounded else values, positive.get(first))
+                made = Tile(rows, keys, values.exp_() if self.bounded else values, positive(keys))
                 if plan.kept is not None:
                     plan.kept.append(made)
                 yield made

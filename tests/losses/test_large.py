@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracle import gradients, leaves, matrices
 from tiny import rows
 
+from cl import types
 from cl.losses import tiles
 from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.info_nce import InfoNCE
@@ -22,11 +23,12 @@ M, TILE, SEED = st.integers(1, 300), st.sampled_from([7, 64, 512]), st.integers(
 TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def some_kept():
+@pytest.fixture(params=[0, 32], ids=["listed", "masks"], scope="module", autouse=True)
+def some_kept(request):
     """So few that of some shapes drawn tiles are kept, and of most they are multiplied again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "KEPT", 2**12)
+        patch.setattr(types, "MANY", request.param)
         yield
 
 
