@@ -226,7 +226,19 @@ REFUSED = {
     ),
 }
 
+
+class Picky(PositivesOnly):
+    """A provider of the user's own, with conditions of its own."""
+
+    def forward(self, embeddings):
+        raise ValueError("three views are the least")
+
+
 REFUSED |= {
+    "a provider that refuses the views": (
+        lambda: training(siamese(tower()), Term(Picky(), Alignment()), allow_collapse=True),
+        r"Term 'only': three views are the least\.",
+    ),
     "views that never differ": (
         lambda: training(momentum(count=1), info_nce(queue()), [EMA, FILL], views(1)),
         r"finds nothing to contrast.*\(0,\) and key views \(0,\).*Momentum\.key_views",
