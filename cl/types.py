@@ -26,7 +26,7 @@ from cl.matches import Matches, sums
 GROUP, SAMPLE, VIEW = 0, 1, 2
 
 MANY = 32
-"""Of a contrast's pairs at most one in so many is listed."""
+"""Of a block of queries and the pool, pairs of equal groups are listed where they are at most one in so many."""
 
 StaleSame = Literal["positive", "ignored", "negative"]
 
