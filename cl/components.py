@@ -8,7 +8,7 @@ Every component that takes part in a training step says what it `provides` and w
 `Capability`; `cl.rules` compares them before any data is opened.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -55,11 +55,17 @@ class Step:
 
 @runtime_checkable
 class ViewSource(Protocol):
-    """Turns samples into batches of views, for ever, epoch after epoch. Its state is what was consumed."""
+    """Turns samples into batches of views, for ever, epoch after epoch. Its state is what was consumed.
+
+    Attributes:
+        batch: samples a batch, over all ranks.
+        skipped: samples left out so far because they cannot be used, by where they are and why.
+    """
 
     provides: frozenset[Capability]
     needs: frozenset[Capability]
     batch: int
+    skipped: Mapping[str, int]
 
     @property
     def views(self) -> int:

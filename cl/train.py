@@ -23,6 +23,7 @@ from cl.optim.schedules import Schedule
 from cl.report import Report
 from cl.run_folder import RunFolder
 from cl.types import StepOutput, Views
+from cl.views.loading import told
 
 
 @gin.register("train", module="cl")
@@ -93,7 +94,7 @@ class Training:
         done, notes = self._resume(folder) if resume else (0, {})
         with Report(folder.path, self.steps, done) as report, _interrupts() as interrupted:
             if not notes:
-                notes = {"seconds": 0.0, "training_seconds": 0.0, "before": self._before()}
+                notes = {"seconds": 0.0, "training_seconds": 0.0, "waiting_seconds": 0.0, "before": self._before()}
             for name, value in notes["before"].items():
                 report.say(f"before the first step, on test: {name} {value:.3f}")
             summary = self._loop(folder, report, done, notes, started, interrupted)
@@ -108,12 +109,13 @@ class Training:
         started: float,
         interrupted: list[int],
     ) -> dict[str, Any]:
-        batches, earlier = self.views.iterate(self.place), notes["seconds"]
+        batches, earlier = _Timed(self.views.iterate(self.place)), notes["seconds"]
         last: dict[str, float] = notes.setdefault("last", {})
         for index in range(done, self.steps):
             clock = time.monotonic()
             applied, measured = self.step(Step(index, self.steps), batches, folder)
             notes["training_seconds"] += time.monotonic() - clock
+            notes["waiting_seconds"] += batches.taken()
 
             metrics = {}
             if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
@@ -142,13 +144,18 @@ class Training:
             "steps": self.steps,
             "seconds": notes["seconds"],
             "images_per_second": images / notes["training_seconds"],
+            "data_wait": notes["waiting_seconds"] / notes["training_seconds"],
             "loss": last["loss"],
             "feature_std": last.get("feature_std"),
             "effective_rank": last.get("effective_rank"),
             "collapsed": bool(last.get("collapsed", False)),
             **notes["before"],
             **test,
+            "skipped": sum(self.views.skipped.values()),
         }
+        if self.views.skipped:
+            report.say(f"left out, because they cannot be used: {told(self.views.skipped)}")
+            summary["skipped_where"] = dict(self.views.skipped)
         self.export(folder)
         folder.write_json("summary.json", summary)
         report.table(f"{folder.path}, on held-out test data", summary)
@@ -235,6 +242,25 @@ class Training:
         for name, trunk in self.objective.encoder.trunks().items():
             state = {key: value.detach().contiguous().cpu() for key, value in trunk.state_dict().items()}
             save_file(state, folder.path / f"trunk.{name}.safetensors", metadata={"format": "pt"})
+
+
+class _Timed(Iterator[Views]):
+    """Batches, and how long they were waited for."""
+
+    def __init__(self, batches: Iterator[Views]):
+        self.batches = batches
+        self.seconds = 0.0
+
+    def __next__(self) -> Views:
+        clock = time.monotonic()
+        views = next(self.batches)
+        self.seconds += time.monotonic() - clock
+        return views
+
+    def taken(self) -> float:
+        """Seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 def autocast_dtype(precision: str, place: Place) -> torch.dtype:

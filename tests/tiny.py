@@ -100,7 +100,7 @@ class Pictures:
         return Samples(
             images=torch.randint(0, 256, (self.n, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
             label=label,
-            captions=tuple(f"a picture of kind {number}" for number in label.tolist()),
+            captions=tuple((f"a picture of kind {number}",) for number in label.tolist()),
             keys=tuple(f"shard/{number}" for number in range(self.n)),
             sample=torch.arange(self.n) + 10**12,
         )

@@ -79,7 +79,7 @@ class Retrieval:
 
     def _pairs(self, split: Split) -> tuple[list[int], list[str], Int64[Tensor, "b"]]:
         # Which samples have a caption, the different captions, and which of these each of the samples has.
-        captions = self.data[split].load().captions
+        captions = [texts[0] for texts in self.data[split].load().captions]
         rows = [row for row, caption in enumerate(captions) if caption]
         if not rows:
             raise DataError(

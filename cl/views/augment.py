@@ -27,19 +27,11 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from cl.components import Capability
+from cl.views.augment_settings import check_settings
+from cl.views.colour import colour_map, drawn_colours
 from cl.views.random import uniforms
 from cl.views.samples import Samples
 
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).double()
-_RGB = torch.linalg.inv(_YIQ)
-# What a colour is made of: its luma; its chroma; its chroma a quarter turn on.
-_PARTS = torch.stack(
-    [
-        torch.outer(_RGB[:, 0], _YIQ[0]),
-        torch.outer(_RGB[:, 1], _YIQ[1]) + torch.outer(_RGB[:, 2], _YIQ[2]),
-        torch.outer(_RGB[:, 2], _YIQ[1]) - torch.outer(_RGB[:, 1], _YIQ[2]),
-    ]
-)
 _DRAWS = 16
 
 
@@ -88,23 +80,6 @@ class BatchAugment:
         sigma: tuple[float, float] = (0.1, 2.0),
         solarize: float = 0.0,
     ):
-        if size < 1:
-            raise ValueError(f"BatchAugment.size must be at least 1 pixel, got {size}")
-        for name, (low, high) in {"crop": crop, "ratio": ratio, "sigma": sigma}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"BatchAugment.{name} must be a range (low, high) above 0, got {(low, high)}")
-        for name, p in {"flip": flip, "jitter": jitter, "gray": gray, "blur": blur, "solarize": solarize}.items():
-            if not 0 <= p <= 1:
-                raise ValueError(f"BatchAugment.{name} is a probability: from 0 to 1, got {p}")
-        for name, amount in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
-            if not 0 <= amount < float("inf"):
-                raise ValueError(f"BatchAugment.{name} must be at least 0, got {amount}")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"BatchAugment.hue is in full turns: from 0 to 0.5, got {hue}")
-        if not 0 <= rotate <= 180:
-            raise ValueError(f"BatchAugment.rotate is in degrees: from 0 to 180, got {rotate}")
-        if not 0 <= shear < 90:
-            raise ValueError(f"BatchAugment.shear is in degrees: from 0 to below 90, got {shear}")
         self.size = size
         self.crop = crop
         self.ratio = ratio
@@ -120,6 +95,11 @@ class BatchAugment:
         self.blur = blur
         self.sigma = sigma
         self.solarize = solarize
+        check_settings(self)
+        if not 0 <= rotate <= 180:
+            raise ValueError(f"BatchAugment.rotate is in degrees: from 0 to 180, got {rotate}")
+        if not 0 <= shear < 90:
+            raise ValueError(f"BatchAugment.shear is in degrees: from 0 to below 90, got {shear}")
 
     def prepare(self, samples: Samples) -> Tensor:
         """The pictures, as they are."""
@@ -164,40 +144,9 @@ class BatchAugment:
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _recolour(self, x: Tensor, draws: Sequence[Tensor]) -> Tensor:
-        jitter, brightness, contrast, saturation, hue, gray = draws
-        on = (jitter < self.jitter).float()
-        factors = tuple(
-            1 + on * ((max(0.0, 1 - amount) - 1) + (1 + amount - max(0.0, 1 - amount)) * draw)
-            for amount, draw in (
-                (self.brightness, brightness),
-                (self.contrast, contrast),
-                (self.saturation, saturation),
-            )
-        )
-        turn = on * (2 * hue - 1) * (2 * pi * self.hue)
-        matrix, offset = colour_map(x.mean(dim=(2, 3)), factors, turn, gray < self.gray)
+        matrix, offset = colour_map(x.mean(dim=(2, 3)), *drawn_colours(self, draws))
         pixels = torch.baddbmm(offset, matrix, x.flatten(2))
         return pixels.clamp_(0, 1).view_as(x)
-
-
-def colour_map(
-    mean: Float[Tensor, "b 3"],
-    factors: tuple[Float[Tensor, "b"], ...],
-    turn: Float[Tensor, "b"],
-    gray: Tensor,
-) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3 1"]]:
-    """The affine map of colours that changes brightness, contrast, saturation, hue and gray, in this order.
-
-    `factors` are those of brightness, contrast and saturation; `mean` is each picture's mean colour, about whose luma
-    contrast turns; `turn` is in radians; `gray` is boolean.
-    """
-    brightness, contrast, saturation = factors
-    offset = (1 - contrast) * brightness * (mean @ _YIQ[0].to(mean))
-    # Saturation and hue act on the chroma plane alone: a scaled rotation there.
-    chroma = saturation * ~gray
-    shares = torch.stack([torch.ones_like(chroma), chroma * turn.cos(), chroma * turn.sin()], dim=1)
-    matrix = einsum(shares * (brightness * contrast)[:, None], _PARTS.to(mean), "b part, part i j -> b i j")
-    return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
 def gaussian_blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:

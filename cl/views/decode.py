@@ -1,4 +1,12 @@
-"""Bytes of a picture to pixels: JPEG by simplejpeg, everything else by Pillow, always as RGB."""
+"""Bytes of a picture to pixels: JPEG by simplejpeg, everything else by Pillow, always as RGB.
+
+What becomes RGB how:
+
+- gray: three equal channels; 16 bits: the upper eight;
+- palette, alpha: what is transparent becomes white;
+- CMYK, YCCK: Pillow's conversion, Adobe's inverted values minded; colour profiles are not applied;
+- EXIF's orientation is applied; of an animation the first picture counts.
+"""
 
 from io import BytesIO
 
@@ -7,27 +15,69 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+
+LARGEST = 64_000_000
+"""Pixels of the largest picture that is decoded: 192 MB. The header says how many it has."""
+
+_WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+class TooLarge(ValueError):
+    """A picture of more than `LARGEST` pixels."""
 
 
 def decode(content: bytes) -> UInt8[ndarray, "h w 3"]:
     """RGB pixels.
 
     Raises:
-        ValueError, OSError: not a picture, or a damaged one, or of so many pixels that it looks like an attack.
+        TooLarge: by its header, before anything is decoded.
+        ValueError, OSError: not a picture, or a damaged one.
     """
     if simplejpeg.is_jpeg(content):
         try:
-            return simplejpeg.decode_jpeg(content, colorspace="RGB")
-        except ValueError:
-            pass  # CMYK, say, which Pillow converts
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+            _check(int(height), int(width))
+            if colours in ("YCbCr", "RGB", "Gray") and not _turned(content):
+                return simplejpeg.decode_jpeg(content, colorspace="RGB")
+        except TooLarge:
+            raise
+        except (ValueError, OSError):
+            pass  # Pillow may know better
     try:
-        with Image.open(BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")) as picture:
-            return np.array(picture.convert("RGB"))
+        with Image.open(BytesIO(content), formats=FORMATS) as picture:
+            _check(picture.height, picture.width)
+            return np.array(_rgb(ImageOps.exif_transpose(picture)))
     except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
+        raise TooLarge(str(error)) from None
+    except (SyntaxError, EOFError, IndexError, OverflowError) as error:  # what Pillow's readers stumble with
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _turned(jpeg: bytes) -> bool:
+    if jpeg.find(b"Exif\0", 0, 1 << 16) < 0:  # one of the first segments, where there is one
+        return False
+    with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) > 1
+
+
+def _check(height: int, width: int) -> None:
+    if height * width > LARGEST:
+        raise TooLarge(f"{width} x {height} pixels, of which at most {LARGEST // 10**6} million are decoded")
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in _WIDE:
+        values = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def square(image: UInt8[ndarray, "h w 3"], size: int) -> UInt8[ndarray, "s s 3"]:

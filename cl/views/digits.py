@@ -14,6 +14,7 @@ import numpy as np
 
 from cl.components import Capability
 from cl.errors import DataError
+from cl.views.records import Record, Records
 from cl.views.render import NAME, SPLITS, Scenes, Split, scenes
 from cl.views.samples import Sample, Samples
 from cl.views.shards import Shards
@@ -40,16 +41,22 @@ class Digits:
     """
 
     provides: frozenset[Capability] = frozenset({"labels", "captions"})
+    max_bad_fraction = 0.0
 
     def __init__(self, split: Split, cache: str | None = None):
         if split not in SPLITS:
             raise ValueError(f"Digits.split must be one of {', '.join(SPLITS)}, got {split!r}")
         self.split = split
         self.cache = cache
+        self._made: Shards | None = None
 
-    def samples(self) -> Iterator[Sample]:
-        """One sample after the other."""
-        return self._shards().samples()
+    def records(self) -> Records:
+        """All samples as they are stored."""
+        return self._shards().records()
+
+    def decoded(self, record: Record) -> Sample:
+        """The sample that a record holds."""
+        return self._shards().decoded(record)
 
     def read(self, chunk: int = 1024) -> Iterator[Samples]:
         """All samples once, in shard order, at most `chunk` at a time."""
@@ -60,6 +67,11 @@ class Digits:
         return self._shards().load()
 
     def _shards(self) -> Shards:
+        if self._made is None:
+            self._made = self._cached()
+        return self._made
+
+    def _cached(self) -> Shards:
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
         cache = default if self.cache is None else Path(self.cache)
         try:

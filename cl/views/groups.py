@@ -46,13 +46,14 @@ class ByLabel:
 
 @gin.register
 class ByCaption:
-    """Samples of one caption are positives (UniCL). A sample without a caption is a group of its own."""
+    """Samples of one first caption are positives (UniCL). A sample without a caption is a group of its own."""
 
     needs: frozenset[Capability] = frozenset({"captions"})
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]:
-        group = [stable_hash("caption", caption) for caption in samples.captions]
-        empty = torch.tensor([caption == "" for caption in samples.captions])
+        first = [captions[0] for captions in samples.captions]
+        group = [stable_hash("caption", caption) for caption in first]
+        empty = torch.tensor([caption == "" for caption in first])
         return torch.where(empty, samples.sample, torch.tensor(group, dtype=torch.int64))
 
 

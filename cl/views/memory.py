@@ -1,32 +1,20 @@
 """Views of a data set that fits in memory, augmented a whole batch at a time on the model's device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gin
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from cl.components import Capability, Place
 from cl.errors import ConfigError, DataError
 from cl.types import Pending, Views
-from cl.views.groups import Grouping, stable_hash
-from cl.views.samples import DataSet, Samples
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """Makes one view of a batch. Its randomness is a function of (seed, epoch, sample, view) alone."""
-
-    needs: frozenset[Capability]
-
-    def prepare(self, samples: Samples) -> Tensor:
-        """What of the samples it works on, once for the whole data set: pictures, tokens."""
-        ...
-
-    def __call__(self, rows: Tensor, sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int) -> Tensor: ...
+from cl.views.groups import Grouping
+from cl.views.order import epoch_order
+from cl.views.samples import DataSet
+from cl.views.transforms import BatchTransform
 
 
 @gin.register
@@ -40,7 +28,7 @@ class MemoryViews:
         group: what makes samples positives of each other.
     """
 
-    def __init__(self, data: DataSet, batch: int, transforms: Sequence[Transform], group: Grouping):
+    def __init__(self, data: DataSet, batch: int, transforms: Sequence[BatchTransform], group: Grouping):
         if batch < 1:
             raise ValueError(f"MemoryViews.batch must be at least 1, got {batch}")
         self.data = data
@@ -51,6 +39,7 @@ class MemoryViews:
         self.needs: frozenset[Capability] = group.needs.union(*(transform.needs for transform in transforms))
         self.epoch = 0
         self.position = 0
+        self.skipped: Mapping[str, int] = {}
 
     @property
     def views(self) -> int:
@@ -62,6 +51,7 @@ class MemoryViews:
         if self.batch % place.world:
             raise ConfigError(f"MemoryViews.batch {self.batch} is not a multiple of the {place.world} processes.")
         samples = self.data.load()
+        self.skipped = samples.skipped
         if self.batch > len(samples):
             raise DataError(
                 f"A batch of {self.batch} cannot be filled from {len(samples)} samples. Lower MemoryViews.batch."
@@ -70,10 +60,10 @@ class MemoryViews:
         sources = [transform.prepare(samples).to(place.device) for transform in self.transforms]
         group, ids = self.group(samples).to(place.device), samples.sample.to(place.device)
         while True:
-            order = epoch_order(len(samples), place.seed, self.epoch)
+            order = torch.from_numpy(epoch_order(len(samples), place.seed, self.epoch))
             epoch = self.epoch
             while self.position + self.batch <= len(samples):
-                rows = order[self.position + place.rank * share :][:share]
+                rows = order[self.position + place.rank :: place.world][:share]
                 self.position += self.batch
                 here = rows.to(place.device)
                 sample = ids[here]
@@ -100,11 +90,5 @@ class MemoryViews:
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def _make(transform: Transform, seed: int, epoch: int, view: int, rows: Tensor, sample: Tensor) -> Tensor:
+def _make(transform: BatchTransform, seed: int, epoch: int, view: int, rows: Tensor, sample: Tensor) -> Tensor:
     return transform(rows, sample, seed, epoch, view)
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
-    """The permutation of an epoch, on whatever number of ranks."""
-    mixed = stable_hash("order", str(seed), str(epoch))
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))

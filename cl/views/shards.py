@@ -1,203 +1,165 @@
-"""WebDataset shards: tar files whose members of one stem are one sample, beside an `index.json` that counts them.
+"""WebDataset shards on a disk: tar files whose members of one stem are one sample, beside an index.
 
-The tar files are read with `webdataset`; what they hold is decoded here. Its own decoder would unpickle, and its own
-opener would run `pipe:` commands.
-
-The index is what tells a shard that was cut at a member's border from a whole one:
-
-    {"name": "digits-v1/train", "extensions": ["cls", "json", "png", "txt"],
-     "shards": [{"name": "shard-000000.tar", "samples": 4096, "bytes": 21234567, "sha256": "..."}, ...]}
+They are read by offset, so in any order, and decoded here: webdataset's own decoder would unpickle, and its own opener
+would run `pipe:` commands.
 """
 
-import json
 import logging
 import re
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import gin
-import torch
 from braceexpand import braceexpand
-from einops import rearrange
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from cl.components import Capability
 from cl.errors import DataError
-from cl.views.decode import EXTENSIONS, decode, square
+from cl.views import loading
 from cl.views.groups import stable_hash
+from cl.views.index import INDEX, Shard, check_distinct, named, read_index, scan, stored
+from cl.views.reading import Reading
+from cl.views.records import Record
 from cl.views.samples import Sample, Samples
+from cl.views.tar import TarDamage
 
 logger = logging.getLogger(__name__)
-
-INDEX = "index.json"
-
-
-class Record(NamedTuple):
-    """A sample as it stands in its shard: bytes by extension and `__key__`; the shard; the data set's name."""
-
-    members: dict[str, Any]
-    shard: Path
-    name: str
 
 
 @gin.register
 class Shards:
     """The samples of WebDataset shards, in the order of the shards and of their members.
 
-    Opens nothing before it is read. Every count that the index states is checked; shards without an index are read
-    as they are, with a warning.
+    Opens nothing before it is read. Then every shard's size is compared with the index, which is how a shard that was
+    cut is known; shards without an index are scanned, with a warning.
 
     Args:
         path: a folder of shards with its index; or shards by name, with braces (`'data/{000..009}.tar'`) or as a list.
         label: extension of the member that holds the class number; None: none.
-        caption: extension of the member that holds the caption, in UTF-8; None: none.
+        caption: extension of the member that holds the caption, in UTF-8, or several of them, of which a sample must
+            have one; None: none. Beside `txt`, `1.txt`, `2.txt` and so on are further captions of a sample.
         size: pictures are resized by their shorter side and cut to a square of so many pixels about the middle;
-            None: they are all of one size already.
+            None: as they are.
+        max_bad_fraction: of all samples, how many may be left out, and counted, because they cannot be used.
 
     Raises (when read):
         DataError: naming the shard, and the key where there is one: a folder or shard that is missing, damaged, cut or
-            of another number of samples than the index says; a key that comes twice; a sample without a picture that
-            can be decoded, or without its label or caption; pictures of different sizes; a URL or a command as path.
+            of another number of samples than the index says; a key that comes twice; too many samples that cannot be
+            used; pictures of different sizes; a URL or a command as path.
     """
 
     def __init__(
         self,
         path: str | Sequence[str],
         label: str | None = "cls",
-        caption: str | None = "txt",
+        caption: str | Sequence[str] | None = "txt",
         size: int | None = None,
+        max_bad_fraction: float = 0.01,
     ):
-        if size is not None and size < 1:
-            raise ValueError(f"Shards.size must be at least 1 pixel, got {size}")
+        self.reading = Reading("Shards", label, caption, size)
         self.path = path
-        self.label = label
-        self.caption = caption
-        self.size = size
-        provided: dict[Capability, str | None] = {"labels": label, "captions": caption}
-        self.provides: frozenset[Capability] = frozenset(word for word, extension in provided.items() if extension)
+        self.provides = self.reading.provides
+        self.max_bad_fraction = max_bad_fraction
+        self._records: _Records | None = None
 
-    def samples(self) -> Iterator[Sample]:
-        """One sample after the other, each picture of its own size unless `size` says otherwise."""
-        return (self.decoded(record) for record in self.records())
+    def records(self) -> "_Records":
+        """All samples as they are stored, opened and checked at the first call."""
+        if self._records is None:
+            records = _Records(_found(self.path))
+            self.reading.check(records, self.max_bad_fraction)
+            self._records = records
+        return self._records
 
-    def records(self, order: Callable[[int], Sequence[int]] = range) -> Iterator[Record]:
-        """One undecoded sample after the other; `order` gives, for a number of shards, the order they are read in."""
-        shards, name, expected = self._listed()
-        seen: set[str] = set()
-        for shard in (shards[number] for number in order(len(shards))):
-            found = 0
-            for members in _members(shard):
-                key = members["__key__"]
-                if key in seen:
-                    raise DataError(
-                        f"{shard}: the key {key!r} comes twice. Either two samples share a name, or the members of one "
-                        "sample do not stand together. Write the shards again, each sample with a key of its own."
-                    )
-                seen.add(key)
-                found += 1
-                yield Record(members, shard, name)
-            if found != expected.get(shard, found):
-                raise DataError(
-                    f"{shard}: its index says {expected[shard]} samples, found {found}. The file was cut or "
-                    f"changed after it was written: copy it again, or make a new {INDEX} if it is meant to be so."
-                )
-            if not found:
-                raise DataError(f"{shard}: a tar file without any sample. Take it out of the data set.")
+    def decoded(self, record: Record) -> Sample:
+        """The sample that a record holds; BadSample if it cannot be used."""
+        return self.reading.decoded(record)
 
     def read(self, chunk: int = 1024) -> Iterator[Samples]:
         """All samples once, in order, at most `chunk` at a time."""
-        samples = self.samples()
-        first: Sample | None = None
-        while rows := list(islice(samples, chunk)):
-            first = first or rows[0]
-            for row in rows:
-                if row.image.shape != first.image.shape:
-                    raise DataError(
-                        f"{self.path}: {row.key!r} is a picture of {_pixels(row)} pixels, {first.key!r} one of "
-                        f"{_pixels(first)}. Set Shards.size to bring them to one size."
-                    )
-            yield Samples(
-                images=torch.stack([row.image for row in rows]),
-                label=torch.tensor([row.label for row in rows]),
-                captions=tuple(row.caption for row in rows),
-                keys=tuple(row.key for row in rows),
-                sample=torch.tensor([row.sample for row in rows]),
-            )
+        return loading.read(self, chunk)
 
     def load(self) -> Samples:
         """All samples at once."""
-        return Samples.concatenate(list(self.read()))
+        return loading.load(self)
 
-    def _listed(self) -> tuple[list[Path], str, dict[Path, int]]:
-        """The shards, the data set's name, and how many samples each shard should have, as far as it is known."""
-        if isinstance(self.path, str) and Path(self.path).is_dir():
-            shards = _in_folder(Path(self.path))
-        else:
-            shards = [shard for pattern in _patterns(self.path) for shard in _expanded(pattern)]
-        name, expected = shards[0].parent.name, {}
-        for folder in sorted({shard.parent for shard in shards}):
-            if (folder / INDEX).exists():
-                name, counts = _index(folder)
-                expected |= counts
-            else:
-                logger.warning("%s has no %s: a shard that was cut would go unnoticed.", folder, INDEX)
-        return shards, name, expected
 
-    def decoded(self, record: Record) -> Sample:
-        """The sample that a record holds.
+class _Records:
+    """Records by offset. A process that gets it opens the files by itself."""
 
-        Raises:
-            DataError: it has no picture, label or caption that can be read; shard and key are named.
-        """
-        members, shard, name = record
-        key = members["__key__"]
-        image = None
+    def __init__(self, shards: Sequence[tuple[str, Shard]]):
+        self.names = [name for name, _ in shards]
+        self.shards = [shard for _, shard in shards]
+        self.starts = [0, *accumulate(map(len, self.shards))]
+        self.having = sum((Counter(shard.extensions) for shard in self.shards), Counter[str]())
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, position: int) -> Record:
+        number = bisect_right(self.starts, position) - 1
+        shard = self.shards[number]
+        content = stored(shard, position - self.starts[number])
+        found, key = {}, None
         try:
-            extension = next(extension for extension in EXTENSIONS if extension in members)
-            image = decode(members[extension])
-            label = -1 if self.label is None else int(members[self.label])
-            caption = "" if self.caption is None else members[self.caption].decode("utf-8").strip()
-        except StopIteration:
-            have = ", ".join(extension for extension in members if not extension.startswith("_"))
-            raise DataError(
-                f"{shard}: {key!r} has no picture: its members are {have}. Pictures end in {', '.join(EXTENSIONS)}."
-            ) from None
-        except KeyError as missing:
-            raise DataError(
-                f"{shard}: {key!r} has no member {missing.args[0]!r}. Name the extension the shards have in "
-                "Shards.label and Shards.caption, or None to read without."
-            ) from None
-        except (ValueError, OSError) as error:
-            what = "no picture that can be decoded" if image is None else "a label or caption that cannot be read"
-            raise DataError(f"{shard}: {key!r} has {what}: {error}. Mend the sample or leave it out.") from None
-        pixels = torch.from_numpy(image if self.size is None else square(image, self.size))
-        return Sample(
-            image=rearrange(pixels, "h w c -> c h w"),
-            label=label,
-            caption=caption,
-            key=key,
-            sample=stable_hash(name, shard.name, key),
-        )
+            for stem, extension, member in named(content):
+                if stem is not None:
+                    key = stem
+                    found[extension] = content[member.data : member.data + member.size]
+        except TarDamage as damage:
+            raise DataError(f"{shard.path}: {damage}. It is not what its index says: index it anew.") from None
+        if key is None:
+            raise DataError(f"{shard.path}: no sample where its index says one is. Index it anew.")
+        return Record(key, found, str(shard.path), stable_hash(self.names[number], key))
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        shards = list(_index(folder)[1])
+def _found(path: str | Sequence[str]) -> list[tuple[str, Shard]]:
+    """The shards in their order, each with its data set's name."""
+    if isinstance(path, str) and Path(path).is_dir():
+        if (Path(path) / INDEX).exists():
+            name, shards = read_index(Path(path))
+            return [(name, shard) for shard in shards]
+        paths = sorted(each for each in Path(path).iterdir() if each.suffix == ".tar")
+        if not paths:
+            raise DataError(f"The folder {path} holds no shards: neither {INDEX} nor a .tar file. Correct Shards.path.")
     else:
-        shards = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
-    if not shards:
-        raise DataError(f"The folder {folder} holds no shards: neither {INDEX} nor a .tar file. Correct Shards.path.")
-    return shards
+        patterns = [path] if isinstance(path, str) else path
+        if not patterns:
+            raise DataError("Shards.path is an empty list: name a folder of shards, or the shards.")
+        paths = [shard for pattern in patterns for shard in _expanded(pattern)]
+    found: dict[Path, tuple[str, Shard]] = {}
+    for folder in dict.fromkeys(shard.parent for shard in paths):
+        mine = [shard for shard in paths if shard.parent == folder]
+        if len(set(mine)) < len(mine):
+            raise DataError(f"Shards.path names a shard of {folder} twice. Name each once.")
+        name, shards = _in_folder(folder, mine)
+        if name in {other for other, _ in found.values()}:
+            raise DataError(
+                f"{folder} and another folder of Shards.path are both the data set {name!r}, so that their samples "
+                "could not be told apart. Name one of them otherwise: python tools/make_shards.py index --name …"
+            )
+        found |= {shard.path: (name, shard) for shard in shards}
+    return [found[shard] for shard in paths]
 
 
-def _patterns(path: str | Sequence[str]) -> Sequence[str]:
-    patterns = [path] if isinstance(path, str) else path
-    if not patterns:
-        raise DataError("Shards.path is an empty list: name a folder of shards, or the shards.")
-    return patterns
+def _in_folder(folder: Path, paths: Sequence[Path]) -> tuple[str, list[Shard]]:
+    if (folder / INDEX).exists():
+        return read_index(folder, {path.name for path in paths})
+    logger.warning(
+        "%s has no %s: every start scans the shards, and one that was changed goes unnoticed. Write it: "
+        "python tools/make_shards.py index %s",
+        *(folder, INDEX, folder),
+    )
+    shards = [scan(path) for path in paths]
+    for shard in shards:
+        if not shard.whole:
+            raise DataError(
+                f"{shard.path}: it has {len(shard):,} samples and ends without the end mark of tar files, as if it had "
+                "been cut. Copy it again; if it is as it should be, index it: python tools/make_shards.py index "
+                f"{folder}"
+            )
+    check_distinct(shards)
+    return folder.name, shards
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -214,35 +176,3 @@ def _expanded(pattern: str) -> list[Path]:
                 f"make the built-in shards there: python tools/make_shards.py digits {shard}"
             )
     return shards
-
-
-def _index(folder: Path) -> tuple[str, dict[Path, int]]:
-    """Name of the data set in the folder, and the number of samples of each shard."""
-    try:
-        content = json.loads((folder / INDEX).read_text())
-        name, counts = str(content["name"]), {str(shard["name"]): int(shard["samples"]) for shard in content["shards"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / INDEX} cannot be read as an index of shards ({error!r}). Write it again.") from None
-    for shard in counts:
-        if Path(shard).name != shard or not (folder / shard).is_file():
-            raise DataError(f"{folder / INDEX} names the shard {shard!r}, which is not in {folder}. Copy it there.")
-    return name, {folder / shard: count for shard, count in counts.items()}
-
-
-def _members(shard: Path) -> Iterator[dict[str, Any]]:
-    """The samples of a shard as webdataset groups them: `__key__`, and the bytes of each member by extension."""
-    if shard.stat().st_size == 0:
-        raise DataError(f"{shard}: an empty file. Copy the shard again.")
-    try:
-        with shard.open("rb") as stream:
-            yield from group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
-    except tarfile.ReadError as error:
-        raise DataError(
-            f"{shard}: not a whole tar file ({error.args[0]}, of {shard.stat().st_size} bytes). Copy the shard again."
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{shard}: {error.args[0]}. Write the shard again, every member once.") from None
-
-
-def _pixels(sample: Sample) -> str:
-    return "{1} x {0}".format(*sample.image.shape[1:])

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cl.components import Capability
+from cl.views.random import uniforms
 from cl.views.samples import Sample, Samples
 
 
@@ -46,7 +47,7 @@ class ClipTokenizer:
 
 @gin.register
 class Captions:
-    """The view that is the caption's tokens. Captions are tokenised once, and kept.
+    """The view that is a caption's tokens; of a sample's several captions one is drawn every epoch.
 
     Args:
         tokenizer: shared settings with the text trunk: its context and vocabulary.
@@ -58,15 +59,31 @@ class Captions:
         self.tokenizer = tokenizer
 
     def prepare(self, samples: Samples) -> Tensor:
-        """All captions' token ids, each distinct caption once."""
-        distinct = sorted(set(samples.captions))
+        """Token ids of all captions, `b captions t`, each distinct one tokenised once; -1 where there are fewer."""
+        distinct = sorted({caption for captions in samples.captions for caption in captions})
         row = {caption: index for index, caption in enumerate(distinct)}
-        return self.tokenizer(distinct)[torch.tensor([row[caption] for caption in samples.captions])]
+        most = max(len(captions) for captions in samples.captions)
+        rows = [[row[caption] for caption in captions] for captions in samples.captions]
+        tokens = self.tokenizer(distinct)
+        nothing = torch.full_like(tokens[:1], -1)
+        return torch.cat([tokens, nothing])[torch.tensor([each + [-1] * (most - len(each)) for each in rows])]
 
-    def one(self, sample: Sample) -> Tensor:
-        """One caption's token ids."""
-        return self.tokenizer([sample.caption])[0]
+    def crops(self, samples: Sequence[Sample], seed: int, epoch: int, view: int) -> Int64[Tensor, "b t"]:
+        """Token ids of one caption of each sample."""
+        ids = torch.tensor([sample.sample for sample in samples])
+        counts = torch.tensor([len(sample.captions) for sample in samples])
+        drawn = _drawn(counts, ids, seed, epoch, view).tolist()
+        return self.tokenizer([sample.captions[index] for sample, index in zip(samples, drawn, strict=True)])
 
-    def __call__(self, rows: Tensor, sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int) -> Tensor:
-        """Nothing is random about a text."""
-        return rows
+    def __call__(
+        self, rows: Int64[Tensor, "b captions t"], sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int
+    ) -> Int64[Tensor, "b t"]:
+        """Of each row of `prepare`, one caption."""
+        counts = (rows[:, :, 0] >= 0).sum(dim=1)
+        return rows[torch.arange(len(rows), device=rows.device), _drawn(counts, sample, seed, epoch, view)]
+
+
+def _drawn(
+    counts: Int64[Tensor, "b"], sample: Int64[Tensor, "b"], seed: int, epoch: int, view: int
+) -> Int64[Tensor, "b"]:
+    return (uniforms(seed, epoch, sample, view, 1)[:, 0] * counts).long()

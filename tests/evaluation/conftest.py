@@ -94,7 +94,7 @@ def pictures() -> Callable[..., InMemory]:
             Samples(
                 images=images,
                 label=torch.tensor(label),
-                captions=tuple(captions),
+                captions=tuple((caption,) for caption in captions),
                 keys=tuple(f"{seed}/{row}" for row in range(len(label))),
                 sample=torch.arange(len(label)) + 1000 * seed,
             )

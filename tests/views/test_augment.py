@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from cl.views.augment import BatchAugment, colour_map, gaussian_blur
-from cl.views.memory import Transform
+from cl.views.transforms import BatchTransform
 
 STILL = {"crop": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "gray": 0.0}
 FRACTION = st.floats(0, 1)
@@ -24,7 +24,7 @@ def augment(images, seed=0, epoch=0, view=0, size=8, **settings):
 
 
 def test_is_a_transform():
-    assert isinstance(BatchAugment(8), Transform)
+    assert isinstance(BatchAugment(8), BatchTransform)
 
 
 def test_with_nothing_to_do_a_view_is_the_picture():

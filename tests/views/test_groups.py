@@ -18,7 +18,7 @@ def samples(labels=None, captions=None):
     return Samples(
         images=torch.zeros(n, 3, 1, 1, dtype=torch.uint8),
         label=torch.tensor(labels or [-1] * n),
-        captions=tuple(captions or [""] * n),
+        captions=tuple((caption, "another") for caption in captions or [""] * n),
         keys=tuple(map(str, range(n))),
         sample=torch.tensor([stable_hash("data", "shard", str(i)) for i in range(n)]),
     )

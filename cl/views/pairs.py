@@ -1,0 +1,142 @@
+"""Pictures with captions, listed in a table."""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import gin
+
+from cl.errors import DataError
+from cl.views import loading
+from cl.views.files import FileRecords, PictureFile, key_of
+from cl.views.reading import Reading
+from cl.views.records import Record
+from cl.views.samples import Sample, Samples
+
+
+@gin.register
+class Pairs:
+    """The pictures and captions of a table: .csv, .tsv (UTF-8, a header line) or .parquet (needs pyarrow).
+
+    Rows of one picture are one sample with several captions. The samples, and so their views, are those of shards made
+    by `tools/make_shards.py pairs`.
+
+    Args:
+        path: the table.
+        image: column of the pictures' paths, from the table's folder on.
+        caption: column of the captions.
+        label: column of the labels: numbers, or names, which are numbered in their order; None: none.
+        size: as `Shards`.
+        max_bad_fraction: as `Shards`; a picture that is not there is one that cannot be used.
+        name: of the data set, of which the samples' ids are a function; None: the file's without its ending.
+
+    Raises (when read):
+        DataError: no such table or column, two pictures of one name that differ in their ending, or two labels of one
+            picture; and as `Shards`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image: str = "image",
+        caption: str = "caption",
+        label: str | None = None,
+        size: int | None = None,
+        max_bad_fraction: float = 0.01,
+        name: str | None = None,
+    ):
+        self.reading = Reading("Pairs", label and "cls", "txt", size)
+        self.path = path
+        self.image = image
+        self.caption = caption
+        self.label = label
+        self.provides = self.reading.provides
+        self.max_bad_fraction = max_bad_fraction
+        self.name = name
+        self._records: FileRecords | None = None
+
+    def records(self) -> FileRecords:
+        """All samples as they are stored; the table is read at the first call."""
+        if self._records is None:
+            self._records = self._listed()
+        return self._records
+
+    def decoded(self, record: Record) -> Sample:
+        """The sample that a record holds; BadSample if it cannot be used."""
+        return self.reading.decoded(record)
+
+    def read(self, chunk: int = 1024) -> Iterator[Samples]:
+        """All samples once, in order, at most `chunk` at a time."""
+        return loading.read(self, chunk)
+
+    def load(self) -> Samples:
+        """All samples at once."""
+        return loading.load(self)
+
+    def _listed(self) -> FileRecords:
+        table = Path(self.path)
+        captions: dict[str, list[str]] = {}
+        labels: dict[str, str] = {}
+        for row in _rows(table, [column for column in (self.image, self.caption, self.label) if column]):
+            captions.setdefault(row[self.image], []).append(row[self.caption])
+            if self.label and labels.setdefault(row[self.image], row[self.label]) != row[self.label]:
+                raise DataError(f"{table}: {row[self.image]!r} has two labels. Give it one.")
+        number = _numbers(set(labels.values()))
+        files = []
+        for index, (picture, texts) in enumerate(captions.items()):
+            others = {f"{i}.txt" if i else "txt": _bytes(text) for i, text in enumerate(texts)}
+            if self.label:
+                others["cls"] = number[labels[picture]]
+            files.append(PictureFile(_key(picture, index), table.parent / picture, others))
+        return FileRecords(self.name or table.stem, table, files)
+
+
+def _rows(table: Path, columns: list[str]) -> Iterator[Mapping[str, str]]:
+    if not table.is_file():
+        raise DataError(f"There is no file {table}. Correct Pairs.path.")
+    if table.suffix == ".parquet":
+        rows, have = _parquet(table)
+    elif table.suffix in (".csv", ".tsv"):
+        # What is not UTF-8 is kept as it is, so that it is counted where it is decoded.
+        file = table.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",", restval="")
+        rows, have = reader, reader.fieldnames or []
+    else:
+        raise DataError(f"{table}: a table ends in .csv, .tsv or .parquet.")
+    for column in columns:
+        if column not in have:
+            raise DataError(
+                f"{table} has no column {column!r}; it has {', '.join(have)}. Name them in Pairs.image, Pairs.caption "
+                "and Pairs.label."
+            )
+    return ({column: row[column] for column in columns} for row in rows)
+
+
+def _parquet(table: Path) -> tuple[Iterable[Mapping[str, str]], list[str]]:
+    try:
+        from pyarrow import parquet  # large, and only these tables need it
+    except ImportError:
+        raise DataError(f"{table} needs pyarrow to be read: pip install pyarrow") from None
+    file = parquet.ParquetFile(table)
+    rows = (
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for batch in file.iter_batches()
+        for row in batch.to_pylist()
+    )
+    return rows, file.schema_arrow.names
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _key(picture: str, index: int) -> str:
+    path = PurePosixPath(picture)
+    return f"{index:08d}" if path.is_absolute() or ".." in path.parts or not path.name else key_of(path)
+
+
+def _numbers(labels: set[str]) -> dict[str, bytes]:
+    """Class numbers: of numbers themselves, of names their place among all names."""
+    if all(label.isdecimal() for label in labels):
+        return {label: label.encode() for label in labels}
+    return {label: str(index).encode() for index, label in enumerate(sorted(labels))}

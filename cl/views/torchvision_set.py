@@ -1,0 +1,97 @@
+"""A data set of torchvision's that is on disk, to be written as shards."""
+
+import inspect
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torchvision.datasets
+from PIL import Image
+
+from cl.components import Capability
+from cl.errors import DataError
+from cl.views.groups import stable_hash
+from cl.views.reading import Reading
+from cl.views.records import Record
+from cl.views.samples import Sample
+
+
+class TorchvisionSet:
+    """Pictures and class numbers, of a class of `torchvision.datasets`. Nothing is downloaded.
+
+    Files stay as they are where the data set has them; pictures that it has as arrays become PNG.
+
+    Args:
+        name: of the class: CIFAR10, STL10.
+        root: folder that torchvision keeps it in.
+        split: 'train' or 'test' where the class has `train`, else its `split`.
+        max_bad_fraction: as `Shards`.
+
+    Raises (when opened):
+        DataError: no such class, split or files.
+    """
+
+    provides: frozenset[Capability] = frozenset({"labels"})
+
+    def __init__(self, name: str, root: Path, split: str, max_bad_fraction: float = 0.01):
+        self.name = name
+        self.root = root
+        self.split = split
+        self.max_bad_fraction = max_bad_fraction
+        self.reading = Reading("TorchvisionSet", "cls", None, None)
+        self._records: _Records | None = None
+
+    def records(self) -> "_Records":
+        """All samples, opened at the first call."""
+        if self._records is None:
+            self._records = _Records(self._opened(), f"{self.name}/{self.split}", self.root)
+        return self._records
+
+    def decoded(self, record: Record) -> Sample:
+        """The sample that a record holds; BadSample if it cannot be used."""
+        return self.reading.decoded(record)
+
+    def _opened(self) -> Any:
+        kind = getattr(torchvision.datasets, self.name, None)
+        takes = inspect.signature(kind).parameters if inspect.isclass(kind) else None
+        if takes is None:
+            raise DataError(f"torchvision.datasets has no {self.name!r}.")
+        split: dict[str, Any] = {}
+        if "train" in takes:
+            if self.split not in ("train", "test"):
+                raise DataError(f"{self.name} has the splits train and test, not {self.split!r}.")
+            split = {"train": self.split == "train"}
+        elif "split" in takes:
+            split = {"split": self.split}
+        try:
+            return kind(root=str(self.root), **split, **({"download": False} if "download" in takes else {}))
+        except (RuntimeError, ValueError, OSError, TypeError) as error:
+            raise DataError(f"{self.name} cannot be opened in {self.root}: {error}") from None
+
+
+class _Records:
+    def __init__(self, data: Any, name: str, root: Path):
+        self.data = data
+        self.name = name
+        self.root = root
+        self.having = {"cls": len(data)}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, position: int) -> Record:
+        key = f"{position:08d}"
+        if hasattr(self.data, "samples"):  # a folder of files and their classes
+            path, label = self.data.samples[position]
+            picture = {Path(path).suffix[1:].lower(): Path(path).read_bytes()}
+        else:
+            image, label = self.data[position]
+            picture = {"png": _png(image)}
+        members = {**picture, "cls": str(int(label)).encode()}
+        return Record(key, members, str(self.root), stable_hash(self.name, key))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
