@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from jaxtyping import Int64
+from numpy import ndarray
+
 from cl.errors import DataError
 from cl.views.groups import stable_hash
+from cl.views.order import epoch_order
 from cl.views.records import Record
 
 
@@ -48,6 +52,10 @@ class FileRecords:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def order(self, places: Int64[ndarray, "p"], seed: int, epoch: int) -> Int64[ndarray, "p"]:
+        """A permutation of all samples."""
+        return epoch_order(len(self), seed, epoch, places)
 
     def __getitem__(self, position: int) -> Record:
         key, path, others = self.files[position]

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -26,6 +27,7 @@ from webdataset.tariterators import base_plus_ext
 
 from cl.errors import DataError
 from cl.views.groups import stable_hash
+from cl.views.records import Record
 from cl.views.tar import Buffer, Member, TarDamage, members
 
 INDEX = "index.json"
@@ -131,7 +133,7 @@ def stored(shard: Shard, row: int) -> bytes:
     Raises:
         DataError: the file is gone or was cut.
     """
-    begin, end = shard.offsets[row : row + 2].tolist()
+    begin, end = extent(shard, row, row + 1)
     try:
         file = os.open(shard.path, os.O_RDONLY)
         try:
@@ -144,6 +146,18 @@ def stored(shard: Shard, row: int) -> bytes:
         now = shard.path.stat().st_size
         raise DataError(f"{shard.path}: cut at byte {now} since it was opened. Copy the shard again.")
     return content
+
+
+def extent(shard: Shard, first: int, last: int) -> tuple[int, int]:
+    """The bytes from sample `first` up to sample `last` of a shard.
+
+    Raises:
+        DataError: offsets that no shard has.
+    """
+    begin, end = shard.offsets[first].item(), shard.offsets[last].item()
+    if not 0 <= begin < end <= shard.bytes:
+        raise DataError(f"{shard.path}: its index has offsets that it cannot have. Index it anew.")
+    return begin, end
 
 
 def write_index(folder: Path, name: str, shards: Sequence[Shard]) -> None:
@@ -175,6 +189,66 @@ def write_index(folder: Path, name: str, shards: Sequence[Shard]) -> None:
         (folder / f".{file}").rename(folder / file)
 
 
+def unpacked(content: bytes, where: str, name: str) -> Record:
+    """The record that a sample's part of a shard holds; `name` is the data set's.
+
+    Raises:
+        DataError: it holds none.
+    """
+    found, key = {}, None
+    try:
+        for stem, extension, member in named(content):
+            if stem is not None:
+                key = stem
+                found[extension] = content[member.data : member.data + member.size]
+    except TarDamage as damage:
+        raise DataError(f"{where}: {damage}. It is not what its index says: index it anew.") from None
+    if key is None:
+        raise DataError(f"{where}: no sample where its index says one is. Index it anew.")
+    return Record(key, found, where, stable_hash(name, key))
+
+
+class Entry(NamedTuple):
+    """What an index says of a shard; no offsets where it was written by an earlier version."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    extensions: Mapping[str, int]
+    offsets: Int64[ndarray, "n"] | None
+
+    def shard(self, path: Path) -> Shard:
+        """The shard as the index has it."""
+        assert self.offsets is not None
+        return Shard(path, self.offsets, self.bytes, self.extensions, self.sha256)
+
+
+def parse_index(text: str, offsets: Int64[ndarray, "n"] | None) -> tuple[str, list[Entry]]:
+    """The data set's name and what the two files of an index say of its shards.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are no index.
+    """
+    content = json.loads(text)
+    rows = content["shards"]
+    lengths = [int(row["samples"]) + 1 for row in rows]
+    if offsets is not None and offsets.shape != (sum(lengths),):
+        raise ValueError(f"{OFFSETS} is of other shards")
+    ends = np.cumsum(lengths)
+    return str(content["name"]), [
+        Entry(
+            str(row["name"]),
+            length - 1,
+            int(row["bytes"]),
+            str(row.get("sha256", "")),
+            {} if offsets is None else dict(row["extensions"]),
+            None if offsets is None else offsets[end - length : end],
+        )
+        for row, length, end in zip(rows, lengths, ends.tolist(), strict=True)
+    ]
+
+
 def read_index(folder: Path, only: Container[str] | None = None) -> tuple[str, list[Shard]]:
     """The data set's name, and its shards or those named `only`, each of the size that the index says.
 
@@ -184,40 +258,32 @@ def read_index(folder: Path, only: Container[str] | None = None) -> tuple[str, l
         DataError: the index cannot be read, or a shard is missing or of another size or number of samples.
     """
     try:
-        content = json.loads((folder / INDEX).read_text())
-        name = str(content["name"])
-        rows = [(str(row["name"]), int(row["samples"]), int(row["bytes"]), row) for row in content["shards"]]
         offsets = np.load(folder / OFFSETS, mmap_mode="r") if (folder / OFFSETS).exists() else None
-        if offsets is not None and len(offsets) != sum(samples + 1 for _, samples, _, _ in rows):
-            raise ValueError(f"{OFFSETS} is of other shards")
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        name, entries = parse_index((folder / INDEX).read_text(), offsets)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / INDEX} cannot be read as an index of shards ({error!r}). Write it again: "
             f"python tools/make_shards.py index {folder}"
         ) from None
-    if not rows:
+    if not entries:
         raise DataError(f"{folder / INDEX} names no shards. Write it again.")
-    shards, start = [], 0
-    for shard, samples, size, row in rows:
-        start += samples + 1
-        if only is not None and shard not in only:
-            continue
-        path = folder / shard
-        if path.name != shard or not path.is_file():
-            raise DataError(f"{folder / INDEX} names the shard {shard!r}, which is not in {folder}. Copy it there.")
-        if path.stat().st_size != size or offsets is None:
-            found = scan(path)
-            if len(found) != samples or found.bytes != size:
-                raise DataError(
-                    f"{path}: its index says {samples:,} samples in {size:,} bytes, found {len(found):,} in "
-                    f"{found.bytes:,}. The file was cut or changed after it was indexed: copy it again, or index it "
-                    f"anew if it is meant to be so: python tools/make_shards.py index {folder}"
-                )
-            shards.append(found)
-        else:
-            part = offsets[start - samples - 1 : start]
-            shards.append(Shard(path, part, size, dict(row["extensions"]), str(row["sha256"])))
-    return name, shards
+    return name, [_audited(folder, entry) for entry in entries if only is None or entry.name in only]
+
+
+def _audited(folder: Path, entry: Entry) -> Shard:
+    path = folder / entry.name
+    if path.name != entry.name or not path.is_file():
+        raise DataError(f"{folder / INDEX} names the shard {entry.name!r}, which is not in {folder}. Copy it there.")
+    if path.stat().st_size == entry.bytes and entry.offsets is not None:
+        return entry.shard(path)
+    found = scan(path)
+    if len(found) != entry.samples or found.bytes != entry.bytes:
+        raise DataError(
+            f"{path}: its index says {entry.samples:,} samples in {entry.bytes:,} bytes, found {len(found):,} in "
+            f"{found.bytes:,}. The file was cut or changed after it was indexed: copy it again, or index it anew if it "
+            f"is meant to be so: python tools/make_shards.py index {folder}"
+        )
+    return found
 
 
 AGAIN = "Write the shards again, the members of a sample together and each sample with a key of its own."

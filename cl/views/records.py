@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Int64
+from numpy import ndarray
+
 from cl.components import Capability
 from cl.views.samples import Sample
 
@@ -32,9 +35,15 @@ class Records(Protocol):
         """How many of them have a member of an extension."""
         ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Samples an epoch."""
+        ...
 
     def __getitem__(self, position: int) -> Record: ...
+
+    def order(self, places: Int64[ndarray, "p"], seed: int, epoch: int) -> Int64[ndarray, "p"]:
+        """The positions of the samples that stand at `places` of an epoch: of a permutation."""
+        ...
 
 
 class BadSample(ValueError):

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import gin
 from braceexpand import braceexpand
+from jaxtyping import Int64
+from numpy import ndarray
 
 from cl.errors import DataError
 from cl.views import loading
-from cl.views.groups import stable_hash
-from cl.views.index import INDEX, Shard, check_distinct, named, read_index, scan, stored
+from cl.views.index import INDEX, Shard, check_distinct, read_index, scan, stored, unpacked
+from cl.views.order import epoch_order
 from cl.views.reading import Reading
 from cl.views.records import Record
 from cl.views.samples import Sample, Samples
-from cl.views.tar import TarDamage
 
 logger = logging.getLogger(__name__)
 
@@ -96,21 +97,14 @@ class _Records:
     def __len__(self) -> int:
         return self.starts[-1]
 
+    def order(self, places: Int64[ndarray, "p"], seed: int, epoch: int) -> Int64[ndarray, "p"]:
+        """A permutation of all samples."""
+        return epoch_order(len(self), seed, epoch, places)
+
     def __getitem__(self, position: int) -> Record:
         number = bisect_right(self.starts, position) - 1
         shard = self.shards[number]
-        content = stored(shard, position - self.starts[number])
-        found, key = {}, None
-        try:
-            for stem, extension, member in named(content):
-                if stem is not None:
-                    key = stem
-                    found[extension] = content[member.data : member.data + member.size]
-        except TarDamage as damage:
-            raise DataError(f"{shard.path}: {damage}. It is not what its index says: index it anew.") from None
-        if key is None:
-            raise DataError(f"{shard.path}: no sample where its index says one is. Index it anew.")
-        return Record(key, found, str(shard.path), stable_hash(self.names[number], key))
+        return unpacked(stored(shard, position - self.starts[number]), str(shard.path), self.names[number])
 
 
 def _found(path: str | Sequence[str]) -> list[tuple[str, Shard]]:
@@ -165,8 +159,8 @@ def _in_folder(folder: Path, paths: Sequence[Path]) -> tuple[str, list[Shard]]:
 def _expanded(pattern: str) -> list[Path]:
     if command := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", pattern):
         raise DataError(
-            f"Shards.path {pattern!r} begins with {command[0]!r}: URLs and commands are never opened. Copy the shards "
-            "to a folder and name that."
+            f"Shards.path {pattern!r} begins with {command[0]!r}: URLs and commands are never opened here. "
+            "@RemoteShards() reads shards behind http://, https://, s3:// and gs://."
         )
     shards = [Path(name) for name in braceexpand(pattern)]
     for shard in shards:

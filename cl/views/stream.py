@@ -17,7 +17,6 @@ from cl.errors import ClError, ConfigError, DataError
 from cl.types import Pending, Views
 from cl.views.groups import Grouping
 from cl.views.loading import batch, count, told
-from cl.views.order import epoch_order
 from cl.views.records import Bad, BadSample, Records, Source
 from cl.views.samples import Sample, Samples
 from cl.views.transforms import BatchTransform, SampleTransform
@@ -166,7 +165,7 @@ class Rows(IterableDataset):
 
     def _part(self, rows: range, epoch: int, position: int) -> Part:
         places = position + self.place.rank + self.place.world * np.arange(rows.start, rows.stop, rows.step)
-        order = epoch_order(len(self.records), self.place.seed, epoch, places).tolist()
+        order = self.records.order(places, self.place.seed, epoch).tolist()
         at, samples, crops, bad = list[int](), list[Samples](), list[list[Tensor]](), list[Bad]()
         # A few at a time, so that few decoded pictures, which may be large, are in memory.
         for start in range(0, len(rows), FEW):

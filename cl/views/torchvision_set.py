@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torchvision.datasets
+from jaxtyping import Int64
+from numpy import ndarray
 from PIL import Image
 
 from cl.components import Capability
 from cl.errors import DataError
 from cl.views.groups import stable_hash
+from cl.views.order import epoch_order
 from cl.views.reading import Reading
 from cl.views.records import Record
 from cl.views.samples import Sample
@@ -78,6 +81,10 @@ class _Records:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def order(self, places: Int64[ndarray, "p"], seed: int, epoch: int) -> Int64[ndarray, "p"]:
+        """A permutation of all samples."""
+        return epoch_order(len(self), seed, epoch, places)
 
     def __getitem__(self, position: int) -> Record:
         key = f"{position:08d}"

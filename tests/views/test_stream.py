@@ -17,6 +17,7 @@ from cl.errors import ConfigError, DataError
 from cl.views.augment import BatchAugment
 from cl.views.groups import ByLabel, BySample
 from cl.views.memory import MemoryViews
+from cl.views.order import epoch_order
 from cl.views.records import BadSample, Record, Source
 from cl.views.reference_augment import ReferenceAugment
 from cl.views.samples import Sample
@@ -39,6 +40,9 @@ class Numbers:
 
     def __len__(self):
         return self.n
+
+    def order(self, places, seed, epoch):
+        return epoch_order(self.n, seed, epoch, places)
 
     def __getitem__(self, position):
         if position in self.fatal:
