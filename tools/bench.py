@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl.bench import loss, pieces, step
+from cl.bench import data, loss, pieces, step
 
 
 def main() -> int:
@@ -19,11 +19,14 @@ def main() -> int:
     losses = kinds.add_parser("loss", help="the losses against plain PyTorch, other libraries and bare matrix products")
     loss.add_arguments(losses)
     pieces.add_arguments(kinds.add_parser("pieces", help="peak memory of a large batch in pieces"))
+    data.add_arguments(kinds.add_parser("data", help="views a second on one core against torchvision and lightly"))
     chosen = parser.parse_args()
     if chosen.kind == "loss":
         loss.main(chosen)
     elif chosen.kind == "pieces":
         pieces.main(chosen)
+    elif chosen.kind == "data":
+        data.main(chosen)
     else:
         step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
     return 0

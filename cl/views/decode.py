@@ -58,7 +58,10 @@ def decode(content: bytes) -> UInt8[ndarray, "h w 3"]:
 
 
 def _turned(jpeg: bytes) -> bool:
-    if jpeg.find(b"Exif\0", 0, 1 << 16) < 0:  # one of the first segments, where there is one
+    at = 2  # from segment to segment, each a marker and its length, until the pixels begin
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] != 0xDA and jpeg[at + 4 : at + 9] != b"Exif\0":
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    if jpeg[at + 4 : at + 9] != b"Exif\0":
         return False
     with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
         return picture.getexif().get(ExifTags.Base.Orientation, 1) > 1

@@ -186,7 +186,7 @@ class Rows(IterableDataset):
         return Part(at, Samples.concatenate(samples), [torch.cat(views) for views in zip(*crops, strict=True)], bad)
 
 
-FEW = 8
+FEW = 16
 """Pictures that are decoded before they are made into views."""
 
 

@@ -1,6 +1,7 @@
 """A data set of torchvision's that is on disk, to be written as shards."""
 
 import inspect
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,10 @@ class TorchvisionSet:
 
     def _opened(self) -> Any:
         kind = getattr(torchvision.datasets, self.name, None)
-        takes = inspect.signature(kind).parameters if inspect.isclass(kind) else None
-        if takes is None:
+        if not inspect.isclass(kind):
             raise DataError(f"torchvision.datasets has no {self.name!r}.")
+        opened: Callable[..., Any] = kind
+        takes = inspect.signature(kind).parameters
         split: dict[str, Any] = {}
         if "train" in takes:
             if self.split not in ("train", "test"):
@@ -67,7 +69,7 @@ class TorchvisionSet:
         elif "split" in takes:
             split = {"split": self.split}
         try:
-            return kind(root=str(self.root), **split, **({"download": False} if "download" in takes else {}))
+            return opened(root=str(self.root), **split, **({"download": False} if "download" in takes else {}))
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise DataError(f"{self.name} cannot be opened in {self.root}: {error}") from None
 
