@@ -59,7 +59,7 @@ def decode(content: bytes) -> UInt8[ndarray, "h w 3"]:
 
 def _turned(jpeg: bytes) -> bool:
     at = 2  # from segment to segment, each a marker and its length, until the pixels begin
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] != 0xDA and jpeg[at + 4 : at + 9] != b"Exif\0":
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda" and jpeg[at + 4 : at + 9] != b"Exif\0":
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     if jpeg[at + 4 : at + 9] != b"Exif\0":
         return False
