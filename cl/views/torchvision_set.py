@@ -1,7 +1,6 @@
 """A data set of torchvision's that is on disk, to be written as shards."""
 
 import inspect
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,6 @@ class TorchvisionSet:
         kind = getattr(torchvision.datasets, self.name, None)
         if not inspect.isclass(kind):
             raise DataError(f"torchvision.datasets has no {self.name!r}.")
-        opened: Callable[..., Any] = kind
         takes = inspect.signature(kind).parameters
         split: dict[str, Any] = {}
         if "train" in takes:
@@ -68,8 +66,9 @@ class TorchvisionSet:
             split = {"train": self.split == "train"}
         elif "split" in takes:
             split = {"split": self.split}
+        settings = {"root": str(self.root), **split, **({"download": False} if "download" in takes else {})}
         try:
-            return opened(root=str(self.root), **split, **({"download": False} if "download" in takes else {}))
+            return kind(**settings)
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise DataError(f"{self.name} cannot be opened in {self.root}: {error}") from None
 
