@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
     index = kinds.add_parser("index", help="index and audit the shards in a folder, whoever wrote them")
     index.add_argument("path", type=Path)
-    index.add_argument("--name", help="of the data set; default the folder's")
+    index.add_argument("--name", help="of the data set; default that of the index that is there, or the folder's")
     index.add_argument("--decode", action="store_true", help="decode every picture as well, and count what cannot be")
     for one in (folder, pairs, vision, index):
         one.add_argument("--workers", type=int, default=2, help="processes; default 2")
@@ -79,7 +79,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 usage, 3 the data, 5 the disk."""
-    chosen = parser().parse_args(argv)
+    arguments = parser()
+    chosen = arguments.parse_args(argv)
+    for name, least in {"per_shard": 1, "shorter": 1, "workers": 1}.items():
+        if (given := getattr(chosen, name, None)) is not None and given < least:
+            arguments.error(f"--{name.replace('_', '-')} must be at least {least}, got {given}")
+    if not 0 <= getattr(chosen, "max_bad_fraction", 0.0) <= 1:
+        arguments.error(f"--max-bad-fraction is from 0 to 1, got {chosen.max_bad_fraction}")
     try:
         if chosen.kind == "digits":
             _digits(chosen.out)
@@ -144,7 +150,7 @@ def _index(chosen: argparse.Namespace) -> None:
         for line in found.problems:
             print(line, file=sys.stderr)
         raise DataError(f"{chosen.path} was not indexed: {len(found.problems)} problems, named above.")
-    write_index(chosen.path, chosen.name or chosen.path.resolve().name, found.shards)
+    write_index(chosen.path, chosen.name or found.name or chosen.path.resolve().name, found.shards)
     print(f"Wrote the index of {sum(map(len, found.shards)):,} samples.")
     if chosen.decode:
         bad = _undecodable(Shards(str(chosen.path), label=None, caption=None, max_bad_fraction=1.0))

@@ -206,6 +206,52 @@ def test_a_missing_folder(tmp_path, capsys):
     assert "holds no shards" in capsys.readouterr().err
 
 
+def test_indexing_anew_keeps_the_name_and_so_the_ids(tmp_path):
+    assert main(["folder", str(pictures(tmp_path / "in", 3)), str(tmp_path / "out")]) == 0
+    ids = lambda: Shards(str(tmp_path / "out"), label=None, caption=None).load().sample.tolist()  # noqa: E731
+    before = ids()
+    assert main(["index", str(tmp_path / "out")]) == 0 and ids() == before
+    assert main(["index", str(tmp_path / "out"), "--name", "other"]) == 0 and ids() != before
+
+
+def test_going_on_with_other_labels_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    pictures(tmp_path / "in" / "a", 4)
+    plain, labelled = (Folder(str(tmp_path / "in"), label=label) for label in (False, True))
+    with pytest.raises(ZeroDivisionError):
+        make_shards(plain, tmp_path / "out", "x", 2, workers=1, progress=lambda done, total: 1 // 0)
+    with pytest.raises(DataError, match="begun with other settings"):
+        make_shards(labelled, tmp_path / "out", "x", 2, workers=1)
+
+
+def test_nothing_that_can_be_used(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no picture")
+    assert main(["folder", str(tmp_path / "in"), str(tmp_path / "out"), "--max-bad-fraction", "1"]) == 3
+    assert "None of 1 samples can be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["--per-shard 0", "--shorter 0", "--workers 0", "--max-bad-fraction 1.5"])
+def test_numbers_out_of_range_are_a_usage_error(tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as stopped:
+        main(["folder", str(tmp_path), str(tmp_path / "out"), *wrong.split()])
+    assert stopped.value.code == 2 and wrong.split()[0] in capsys.readouterr().err
+
+
+def test_a_torchvision_set_without_class_numbers(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    from cl.views.torchvision_set import TorchvisionSet
+
+    class Boxes(list):
+        def __init__(self, root):
+            super().__init__([(Image.new("RGB", (4, 4)), {"boxes": []})])
+
+    monkeypatch.setattr(torchvision.datasets, "Boxes", Boxes, raising=False)
+    with pytest.raises(DataError, match="Boxes/train has no class numbers: of a picture it says dict"):
+        make_shards(TorchvisionSet("Boxes", tmp_path, "train"), tmp_path / "out", "x", 2, workers=1)
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--help"])

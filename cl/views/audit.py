@@ -14,8 +14,9 @@ from cl.views.reading import PICKLES
 
 
 class Audit(NamedTuple):
-    """What was found: the shards that can be read, what is wrong, and what one should know."""
+    """What was found: the name that an earlier index gives, shards that can be read, what is wrong, and remarks."""
 
+    name: str | None
     shards: list[Shard]
     problems: list[str]
     remarks: list[str]
@@ -32,7 +33,8 @@ def audit(folder: Path, workers: int = 2, progress: Callable[[int, int], None] =
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".tar")
     if not paths:
         raise DataError(f"The folder {folder} holds no shards: no .tar file.")
-    found = Audit([], [], [])
+    name, before = _earlier(folder)
+    found = Audit(name, [], [], [])
     with ProcessPoolExecutor(workers) as pool:
         for done, result in enumerate(pool.map(_scanned, paths), start=1):
             if isinstance(result, Shard):
@@ -45,7 +47,7 @@ def audit(folder: Path, workers: int = 2, progress: Callable[[int, int], None] =
             check_distinct(found.shards)
         except DataError as error:
             found.problems.append(str(error))
-        found.remarks.extend(_remarks(folder, found.shards))
+        found.remarks.extend(_remarks(before, found.shards))
     return found
 
 
@@ -56,7 +58,7 @@ def _scanned(path: Path) -> Shard | str:
         return str(error)
 
 
-def _remarks(folder: Path, shards: list[Shard]) -> list[str]:
+def _remarks(before: dict[str, str], shards: list[Shard]) -> list[str]:
     having = sum((Counter(shard.extensions) for shard in shards), Counter[str]())
     samples = sum(map(len, shards))
     remarks = [f"{samples:,} samples in {len(shards):,} shards; members: " + _told(having, samples)]
@@ -69,7 +71,7 @@ def _remarks(folder: Path, shards: list[Shard]) -> list[str]:
         remarks.append(f"members that are pickles are never opened: {', '.join(pickles)}")
     if not any(extension in having for extension in EXTENSIONS):
         remarks.append(f"no sample has a picture: none ends in {', '.join(EXTENSIONS)}")
-    return remarks + _changed(folder, shards)
+    return remarks + _changed(before, shards)
 
 
 def _told(having: Counter[str], samples: int) -> str:
@@ -77,11 +79,17 @@ def _told(having: Counter[str], samples: int) -> str:
     return ", ".join(name + (f" (missing in {missing[name]:,})" if missing[name] else "") for name in sorted(having))
 
 
-def _changed(folder: Path, shards: list[Shard]) -> list[str]:
-    """What an earlier index says otherwise."""
+def _earlier(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """The name and the shards' digests of an earlier index; nothing where there is none that can be read."""
     try:
-        before = {row["name"]: row["sha256"] for row in json.loads((folder / INDEX).read_text())["shards"]}
+        index = json.loads((folder / INDEX).read_text())
+        return str(index["name"]), {row["name"]: row["sha256"] for row in index["shards"]}
     except (OSError, ValueError, KeyError, TypeError):
+        return None, {}
+
+
+def _changed(before: dict[str, str], shards: list[Shard]) -> list[str]:
+    if not before:
         return []
     now = {shard.path.name: shard.sha256 for shard in shards}
     remarks = [f"{name}: gone since the last index" for name in before if name not in now]

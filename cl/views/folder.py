@@ -44,7 +44,7 @@ class Folder:
         max_bad_fraction: float = 0.01,
         name: str | None = None,
     ):
-        self.reading = Reading("Folder", "cls" if label else None, None, size)
+        self.reading = Reading("Folder", "cls" if label else None, None, size, max_bad_fraction)
         self.path = path
         self.label = label
         self.provides = self.reading.provides

@@ -54,7 +54,8 @@ def make_shards(
         OSError: the folder cannot be written.
     """
     records = source.records()
-    job = {"name": name, "samples": len(records), "per_shard": per_shard, "shorter": shorter}
+    members = dict(sorted(records.having.items()))
+    job = {"name": name, "samples": len(records), "members": members, "per_shard": per_shard, "shorter": shorter}
     paths = [folder / f"{number:05d}.tar" for number in range(-(-len(records) // per_shard))]
     left_out = _resumed(folder, job)
     todo = [number for number, path in enumerate(paths) if path.name not in left_out]
@@ -70,7 +71,10 @@ def make_shards(
             notes.flush()
             _check(left_out, source.max_bad_fraction, len(records))
             progress(min(done * per_shard, len(records)), len(records))
-    write_index(folder, name, [scan(path, digest=True) for path in paths if path.exists()])
+    shards_there = [scan(path, digest=True) for path in paths if path.exists()]
+    if not shards_there:
+        raise DataError(f"None of {len(records)} samples can be used: {told(_total(left_out))}.")
+    write_index(folder, name, shards_there)
     (folder / NOTES).unlink()
     return _total(left_out)
 

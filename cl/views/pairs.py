@@ -45,7 +45,7 @@ class Pairs:
         max_bad_fraction: float = 0.01,
         name: str | None = None,
     ):
-        self.reading = Reading("Pairs", label and "cls", "txt", size)
+        self.reading = Reading("Pairs", label and "cls", "txt", size, max_bad_fraction)
         self.path = path
         self.image = image
         self.caption = caption

@@ -26,14 +26,24 @@ class Reading:
             have one; None: none. Beside `txt`, `1.txt`, `2.txt` and so on are further captions of a sample.
         size: pictures are resized by their shorter side and cut to a square of so many pixels about the middle; None:
             as they are.
+        max_bad_fraction: of all samples, how many may be left out because they cannot be used.
 
     Raises:
-        ValueError: a size below 1, or an extension of pickles, which are never opened.
+        ValueError: a size below 1, a fraction that is none, or an extension of pickles, which are never opened.
     """
 
-    def __init__(self, owner: str, label: str | None, caption: str | Sequence[str] | None, size: int | None):
+    def __init__(
+        self,
+        owner: str,
+        label: str | None,
+        caption: str | Sequence[str] | None,
+        size: int | None,
+        max_bad_fraction: float,
+    ):
         if size is not None and size < 1:
             raise ValueError(f"{owner}.size must be at least 1 pixel, got {size}")
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"{owner}.max_bad_fraction is a share of all samples: from 0 to 1, got {max_bad_fraction}")
         self.captions = (caption,) if isinstance(caption, str) else tuple(caption or ())
         for extension in (label, *self.captions):
             if extension and extension.rpartition(".")[2] in PICKLES:
@@ -41,10 +51,11 @@ class Reading:
         self.owner = owner
         self.label = label
         self.size = size
+        self.max_bad_fraction = max_bad_fraction
         carried: dict[Capability, object] = {"labels": self.label, "captions": self.captions}
         self.provides: frozenset[Capability] = frozenset(word for word, given in carried.items() if given)
 
-    def check(self, records: Records, max_bad_fraction: float) -> None:
+    def check(self, records: Records) -> None:
         """Compares what is to be read with what the index says that samples have.
 
         Raises:
@@ -57,7 +68,7 @@ class Reading:
         )
         for what, extensions, remedy in wanted:
             have = sum(records.having.get(extension, 0) for extension in extensions)
-            if any(extensions) and have < len(records) * (1 - max_bad_fraction):
+            if any(extensions) and have < len(records) * (1 - self.max_bad_fraction):
                 raise DataError(
                     f"{self.owner}: {have:,} of {len(records):,} samples have a {what}: the members they have are "
                     f"{', '.join(f'{name} ({count:,})' for name, count in sorted(records.having.items()))}. {remedy}"

@@ -58,7 +58,7 @@ class Shards:
         size: int | None = None,
         max_bad_fraction: float = 0.01,
     ):
-        self.reading = Reading("Shards", label, caption, size)
+        self.reading = Reading("Shards", label, caption, size, max_bad_fraction)
         self.path = path
         self.provides = self.reading.provides
         self.max_bad_fraction = max_bad_fraction
@@ -68,7 +68,7 @@ class Shards:
         """All samples as they are stored, opened and checked at the first call."""
         if self._records is None:
             records = _Records(_found(self.path))
-            self.reading.check(records, self.max_bad_fraction)
+            self.reading.check(records)
             self._records = records
         return self._records
 

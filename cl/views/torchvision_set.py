@@ -41,7 +41,7 @@ class TorchvisionSet:
         self.root = root
         self.split = split
         self.max_bad_fraction = max_bad_fraction
-        self.reading = Reading("TorchvisionSet", "cls", None, None)
+        self.reading = Reading("TorchvisionSet", "cls", None, None, max_bad_fraction)
         self._records: _Records | None = None
 
     def records(self) -> "_Records":
@@ -91,11 +91,16 @@ class _Records:
         key = f"{position:08d}"
         if hasattr(self.data, "samples"):  # a folder of files and their classes
             path, label = self.data.samples[position]
-            picture = {Path(path).suffix[1:].lower(): Path(path).read_bytes()}
+            try:
+                picture = {Path(path).suffix[1:].lower(): Path(path).read_bytes()}
+            except OSError:  # counted as a sample without a picture
+                picture = {}
         else:
             image, label = self.data[position]
             picture = {"png": _png(image)}
-        members = {**picture, "cls": str(int(label)).encode()}
+        if not isinstance(label, int):
+            raise DataError(f"{self.name} has no class numbers: of a picture it says {type(label).__name__}.")
+        members = {**picture, "cls": str(label).encode()}
         return Record(key, members, str(self.root), stable_hash(self.name, key))
 
 

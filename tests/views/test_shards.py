@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cl.errors import DataError
+from cl.views.folder import Folder
 from cl.views.groups import stable_hash
 from cl.views.index import scan, write_index
+from cl.views.pairs import Pairs
 from cl.views.samples import DataSet
 from cl.views.shards import Shards
 from cl.views.write_shards import write_shards
@@ -316,6 +318,13 @@ def test_pickled_members_are_never_loaded(tmp_path):
     write_shards(tmp_path / "data", "x", samples, 10)
     assert len(Shards(str(tmp_path / "data")).load()) == 1
     assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_a_fraction_out_of_range_is_refused(wrong):
+    for kind in (Shards, Folder, Pairs):
+        with pytest.raises(ValueError, match=rf"{kind.__name__}\.max_bad_fraction"):
+            kind("x", max_bad_fraction=wrong)
 
 
 def test_pictures_of_different_sizes_need_a_size(tmp_path):
