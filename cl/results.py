@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,9 @@ ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "docs" / "results.jsonl"
 TABLE = ROOT / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-MEASURED = (
-    *(
-        f"{folder}/*.py"
-        for folder in ("views", "encoders", "negatives", "losses", "hooks", "engines", "optim", "evaluation")
-    ),
-    *("types.py", "objective.py", "train.py", "distributed.py"),
-)
-"""The code that figures depend on, within cl/."""
+MEASURED = ("views", "encoders", "negatives", "losses", "hooks", "engines", "optim", "evaluation")
+MEASURED += ("types", "objective", "train", "distributed")
+"""The parts of cl that figures depend on."""
 RECIPES = {
     "simclr": "knn",
     "moco_v2": "knn",
@@ -43,9 +38,10 @@ RECIPES = {
 
 
 def fingerprint(recipe: str) -> str:
-    """Of the library's code and the recipe's whole configuration."""
-    digest = hashlib.sha256(wiring.read([ROOT / "gin" / f"{recipe}.gin"]).config_str().encode())
-    for path in sorted(path for part in MEASURED for path in (ROOT / "cl").glob(part)):
+    """Of a recipe's whole configuration, and of the code of its components with all that they import."""
+    wired = wiring.read([ROOT / "gin" / f"{recipe}.gin"])
+    digest = hashlib.sha256(wired.config_str().encode())
+    for path in _sources(wired.modules()):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -55,6 +51,24 @@ def fingerprint(recipe: str) -> str:
                     body.pop(0)
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
+
+
+def _sources(modules: Iterable[str]) -> list[Path]:
+    """The files of modules and of all that they import, as far as they are `MEASURED`."""
+    waiting, found = list(modules), dict[str, Path]()
+    while waiting:
+        module = waiting.pop()
+        package, _, rest = module.partition(".")
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        if module in found or package != "cl" or rest.split(".")[0] not in MEASURED or not path.exists():
+            continue
+        found[module] = path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [name.name for name in node.names]
+    return [found[module] for module in sorted(found)]
 
 
 def rows() -> list[dict[str, Any]]:

@@ -1,24 +1,53 @@
 """The table of results: what makes a row valid, and what stands in the table."""
 
+import pytest
+
 from cl import results
 
 
-def test_the_fingerprint_is_of_code_and_configuration_not_of_words(tmp_path, monkeypatch):
-    (tmp_path / "cl" / "losses").mkdir(parents=True)
-    (tmp_path / "gin").mkdir()
-    code, config = tmp_path / "cl" / "losses" / "loss.py", tmp_path / "gin" / "simclr.gin"
+@pytest.fixture
+def fingerprint(tmp_path, monkeypatch):
+    """The fingerprint of a recipe of one loss, as files that are given as path and text make it."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results.wiring, "read", lambda files: type("W", (), {"config_str": files[0].read_text}))
 
-    def fingerprint(source: str, binding: str) -> str:
-        code.write_text(source)
-        config.write_text(binding)
+    class Wired:
+        def __init__(self, files):
+            self.config_str = files[0].read_text
+
+        def modules(self):
+            return {"cl.losses.loss", "torch.nn"}
+
+    monkeypatch.setattr(results.wiring, "read", Wired)
+
+    def after(**files: str) -> str:
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/")
+            path = path.with_suffix(".gin" if path.parent.name == "gin" else ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         return results.fingerprint("simclr")
 
-    first = fingerprint('"""Words."""\nx = 1\n', "a.b = 1")
-    assert first == fingerprint('"""Other words."""\n\n# a comment\nx = 1\n', "a.b = 1")
-    assert first != fingerprint('"""Words."""\nx = 2\n', "a.b = 1")
-    assert first != fingerprint('"""Words."""\nx = 1\n', "a.b = 2")
+    return after
+
+
+def test_the_fingerprint_is_of_code_and_configuration_not_of_words(fingerprint):
+    first = fingerprint(gin__simclr="a.b = 1", cl__losses__loss='"""Words."""\nx = 1\n')
+    assert first == fingerprint(cl__losses__loss='"""Other words."""\n\n# a comment\nx = 1\n')
+    assert first != fingerprint(gin__simclr="a.b = 2")
+    assert first == fingerprint(gin__simclr="a.b = 1")
+    assert first != fingerprint(cl__losses__loss='"""Words."""\nx = 2\n')
+
+
+def test_the_fingerprint_is_of_what_the_components_import_and_of_nothing_else(fingerprint):
+    source = "from cl.losses import tiles\nimport cl.errors\nfrom cl.views.random import uniforms\n"
+    files = {"gin__simclr": "a.b = 1", "cl__losses__loss": source, "cl__losses__tiles": "import cl.types\n"}
+    first = fingerprint(**files, cl__views__random="", cl__types="", cl__errors="", cl__losses__other="")
+    for same in ("cl__errors", "cl__losses__other"):
+        assert first == fingerprint(**{same: "x = 1\n"})
+    for other in ("cl__losses__tiles", "cl__views__random", "cl__types"):
+        changed = fingerprint(**{other: "import cl.types\nx = 1\n"})
+        assert changed != first
+        first = changed
 
 
 def test_the_table_quotes_the_worst_seed():

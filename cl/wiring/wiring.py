@@ -92,6 +92,10 @@ class Wiring:
                     values[f"{node.name}.{name}"] = parameter.default
         return _file(values)
 
+    def modules(self) -> set[str]:
+        """The modules of all components that are named."""
+        return {node.component.wrapped.__module__ for node in self._tree.nodes()}
+
     def tree(self) -> str:
         """What is built, drawn for a person: components, scopes, values, and which of them are defaults."""
         return draw(self._tree)

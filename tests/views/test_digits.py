@@ -17,7 +17,7 @@ from cl.errors import DataError
 from cl.evaluation.knn import knn_accuracy
 from cl.views import digits as module
 from cl.views import render
-from cl.views.digits import Digits, cached_digits, write_digits
+from cl.views.digits import Digits, write_digits
 from cl.views.render import SPLITS, Scenes, scenes, split_by_scan
 from cl.views.samples import DataSet
 
@@ -33,7 +33,7 @@ def rendered():
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    cached_digits(folder)
+    Digits("train", str(folder)).records()
     return folder
 
 
@@ -155,9 +155,7 @@ def test_the_default_cache_is_the_users(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert Digits("train").load().keys == ("train-0", "train-1")
         assert Digits("test").load().keys == ("test-0", "test-1")
-    assert [record.message for record in caplog.records] == [
-        f"Making the built-in digits in {tmp_path}/cl/digits-v1, once."
-    ]
+    assert [record.message for record in caplog.records] == [f"Making digits-v1 in {tmp_path}/cl, once."]
     assert [path.name for path in (tmp_path / "cl").iterdir()] == ["digits-v1"]
 
 
