@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cl.errors import DataError
@@ -24,6 +24,7 @@ class CachedShards:
         split: the folder of shards within it.
         write: writes all splits into an empty folder.
         cache: folder to keep them in; None: $XDG_CACHE_HOME/cl, or ~/.cache/cl.
+        captions: extensions of the members that hold captions.
 
     Raises (when read):
         DataError: the cache cannot be written, or what is in it is damaged.
@@ -31,12 +32,21 @@ class CachedShards:
 
     max_bad_fraction = 0.0
 
-    def __init__(self, owner: str, name: str, split: str, write: Callable[[Path], None], cache: str | None):
+    def __init__(
+        self,
+        owner: str,
+        name: str,
+        split: str,
+        write: Callable[[Path], None],
+        cache: str | None,
+        captions: Sequence[str] = ("txt",),
+    ):
         self.owner = owner
         self.name = name
         self.split = split
         self.write = write
         self.cache = cache
+        self.captions = captions
         self._made: Shards | None = None
 
     def records(self) -> Records:
@@ -60,7 +70,8 @@ class CachedShards:
             default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cl"
             cache = default if self.cache is None else Path(self.cache)
             try:
-                self._made = Shards(str(cached(cache, self.name, self.write) / self.split))
+                folder = cached(cache, self.name, self.write) / self.split
+                self._made = Shards(str(folder), caption=self.captions)
             except OSError as error:
                 raise DataError(
                     f"{self.name} cannot be kept in {cache}: {error.strerror or error}. Free or open that folder, or "
