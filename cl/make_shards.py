@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from cl.views.folder import Folder
 from cl.views.index import write_index
 from cl.views.loading import told
 from cl.views.making import make_shards
+from cl.views.openmoji import SIZES, write_openmoji
 from cl.views.pairs import Pairs
 from cl.views.records import Bad, BadSample, Source
 from cl.views.shards import Shards
@@ -41,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
 
     digits = kinds.add_parser("digits", help="the built-in handwritten digits in colour scenes, one folder a split")
     digits.add_argument("out", type=Path, metavar="OUT", help="where to write; empty, or not there yet")
+
+    openmoji = kinds.add_parser("openmoji", help="OpenMoji's pictograms with groups and names, one folder a split")
+    openmoji.add_argument("out", type=Path, metavar="OUT", help="where to write; empty, or not there yet")
+    openmoji.add_argument("--size", type=int, default=64, help="side of the pictures, in pixels; default 64")
 
     folder = kinds.add_parser("folder", help="all pictures in a folder and its subfolders")
     folder.add_argument("path", type=Path)
@@ -84,11 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, least in {"per_shard": 1, "shorter": 1, "workers": 1}.items():
         if (given := getattr(chosen, name, None)) is not None and given < least:
             arguments.error(f"--{name.replace('_', '-')} must be at least {least}, got {given}")
+    if getattr(chosen, "size", SIZES[0]) not in SIZES:
+        arguments.error(f"--size is from {SIZES[0]} to {SIZES[-1]} pixels, got {chosen.size}")
     if not 0 <= getattr(chosen, "max_bad_fraction", 0.0) <= 1:
         arguments.error(f"--max-bad-fraction is from 0 to 1, got {chosen.max_bad_fraction}")
     try:
         if chosen.kind == "digits":
-            _digits(chosen.out)
+            _built_in(chosen.out, write_digits)
+        elif chosen.kind == "openmoji":
+            _built_in(chosen.out, partial(write_openmoji, size=chosen.size))
         elif chosen.kind == "index":
             _index(chosen)
         else:
@@ -105,10 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _digits(out: Path) -> None:
+def _built_in(out: Path, write: Callable[[Path], None]) -> None:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError("it is not empty. Name a new folder")
-    write_digits(out)
+    write(out)
     print(f"Wrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}.")
 
 

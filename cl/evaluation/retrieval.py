@@ -5,7 +5,7 @@ from typing import final
 
 import gin
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cl.components import Capability, Encoder
@@ -18,19 +18,16 @@ from cl.views.text import Tokenizer
 
 
 @torch.no_grad()
-def recall_at_1(
-    queries: Float[Tensor, "m d"],
-    query_groups: Int64[Tensor, "m"],
-    keys: Float[Tensor, "n d"],
-    key_groups: Int64[Tensor, "n"],
-    chunk: int = 256,
-) -> float:
-    """Share of queries whose most similar key is of their own group; in [0, 1].
+def hits_at_1(
+    queries: Float[Tensor, "m d"], keys: Float[Tensor, "n d"], right: Int64[Tensor, "p 2"], chunk: int = 256
+) -> Bool[Tensor, "m"]:
+    """Whether each query's most similar key is right for it: `right` lists all pairs (query, key) that are.
 
     Of equally similar keys the first is taken. At most `chunk n` similarities are in memory at a time.
     """
     nearest = torch.cat([similarities(rows, keys).argmax(dim=1) for rows in queries.split(chunk)])
-    return float((key_groups[nearest] == query_groups).float().mean())
+    found = torch.arange(len(queries), device=nearest.device) * len(keys) + nearest
+    return torch.isin(found, right[:, 0] * len(keys) + right[:, 1])
 
 
 @final
@@ -38,9 +35,10 @@ def recall_at_1(
 class Retrieval:
     """Recall@1 of held-out pairs of picture and caption, both ways.
 
-    Equal captions are one: a picture's answer is right if it reads like its own caption, and a caption's if that
-    picture bears the same words. Every pair asks once each way, so a caption of three pictures asks three times.
-    Pictures without a caption are left out.
+    A picture asks once, and is answered right by any of its captions; each of its captions asks once for it (the way of
+    Karpathy and Fei-Fei 2015, arXiv:1412.2306, section 4.1). Equal captions are one: a picture's answer is right if it
+    reads like a caption of its own, and a caption's if that picture bears the same words. Pictures without a caption
+    are left out.
 
     Args:
         validation: pairs to tune and show progress on.
@@ -62,30 +60,33 @@ class Retrieval:
         self.text_view = text_view
 
     def baseline(self, device: torch.device) -> dict[str, float]:
-        """'recall_at_1_chance': of answering with a random pair of the test split, the same both ways."""
-        _, _, groups = self._pairs("test")
-        return {"recall_at_1_chance": float((groups.bincount() / len(groups)).square().sum())}
+        """'recall_at_1_chance': of a caption of the test split that is answered with any of its pictures."""
+        rows, _, right = self._pairs("test")
+        bearers = right[:, 1].bincount()
+        return {"recall_at_1_chance": float(bearers[right[:, 1]].double().mean() / len(rows))}
 
     def __call__(self, encoder: Encoder, split: Split, device: torch.device) -> dict[str, float]:
         """'recall_at_1_image_to_text' and 'recall_at_1_text_to_image' on the split, in [0, 1]."""
-        rows, captions, groups = self._pairs(split)
-        groups = groups.to(device)
+        rows, captions, right = self._pairs(split)
+        right = right.to(device)
         images = embed(encoder, self.data[split].load(), self.image_view, device)[rows]
         texts = embed(encoder, self.tokenizer(captions), self.text_view, device)
         return {
-            "recall_at_1_image_to_text": recall_at_1(images, groups, texts, torch.arange(len(texts), device=device)),
-            "recall_at_1_text_to_image": recall_at_1(texts[groups], groups, images, groups),
+            "recall_at_1_image_to_text": float(hits_at_1(images, texts, right).float().mean()),
+            "recall_at_1_text_to_image": float(hits_at_1(texts, images, right.flip(1))[right[:, 1]].float().mean()),
         }
 
-    def _pairs(self, split: Split) -> tuple[list[int], list[str], Int64[Tensor, "b"]]:
-        # Which samples have a caption, the different captions, and which of these each of the samples has.
-        captions = [texts[0] for texts in self.data[split].load().captions]
-        rows = [row for row, caption in enumerate(captions) if caption]
+    def _pairs(self, split: Split) -> tuple[list[int], list[str], Int64[Tensor, "p 2"]]:
+        # Which samples have a caption, the different captions, and all pairs of a sample (its place in the first) and
+        # a caption (its place in the second).
+        bearing = [list(dict.fromkeys(filter(None, texts))) for texts in self.data[split].load().captions]
+        rows = [row for row, texts in enumerate(bearing) if texts]
         if not rows:
             raise DataError(
-                f"None of the {len(captions)} samples of the {split} split has a caption, so nothing can be retrieved: "
+                f"None of the {len(bearing)} samples of the {split} split has a caption, so nothing can be retrieved: "
                 "give Retrieval data sets with captions."
             )
-        different = list(dict.fromkeys(captions[row] for row in rows))
+        different = list(dict.fromkeys(text for texts in bearing for text in texts))
         number = {caption: index for index, caption in enumerate(different)}
-        return rows, different, torch.tensor([number[captions[row]] for row in rows])
+        pairs = [(place, number[text]) for place, row in enumerate(rows) for text in bearing[row]]
+        return rows, different, torch.tensor(pairs)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,7 +8,7 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 from cl.errors import DataError
 from cl.evaluation.evaluation import Evaluation
-from cl.evaluation.retrieval import Retrieval, recall_at_1
+from cl.evaluation.retrieval import Retrieval, hits_at_1
 
 CPU = torch.device("cpu")
 
@@ -30,23 +32,26 @@ def by_torchmetrics(metric, queries, query_groups, keys, key_groups):
     return metric(scores.flatten(), relevant.flatten(), indexes=indexes.flatten()).item()
 
 
+def hits(queries, query_groups, keys, key_groups, chunk=256):
+    right = (query_groups[:, None] == key_groups).nonzero()
+    return hits_at_1(queries, keys, right[torch.randperm(len(right))], chunk)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 10), st.integers(1, 10), st.integers(1, 6), st.integers(1, 12), st.integers(0, 10**6))
 def test_against_a_loop_and_torchmetrics(m, n, groups, chunk, seed):
     queries, query_groups, keys, key_groups = drawn = draw(m, n, groups, seed)
-    hits = 0
-    for query, group in zip(queries.double(), query_groups, strict=True):
-        best = max(range(n), key=lambda row: float(query @ keys[row].double()))
-        hits += int(key_groups[best] == group)
-    assert recall_at_1(*drawn, chunk=chunk) == pytest.approx(hits / m)
-    assert recall_at_1(*drawn) == pytest.approx(by_torchmetrics(RetrievalHitRate(top_k=1), *drawn))
+    best = [max(range(n), key=lambda row: float(query @ keys[row].double())) for query in queries.double()]
+    assert hits(*drawn, chunk=chunk).tolist() == (key_groups[best] == query_groups).tolist()
+    rate = by_torchmetrics(RetrievalHitRate(top_k=1), *drawn)
+    assert hits(*drawn).float().mean().item() == pytest.approx(rate)
 
 
 def test_is_torchmetrics_recall_where_every_query_has_one_answer():
     queries, _, keys, _ = draw(30, 30, 1, 0)
     one_each = torch.arange(30)
     expected = by_torchmetrics(RetrievalRecall(top_k=1), queries, one_each, keys, one_each)
-    assert recall_at_1(queries, one_each, keys, one_each) == pytest.approx(expected)
+    assert hits(queries, one_each, keys, one_each).float().mean().item() == pytest.approx(expected)
 
 
 CAPTIONS = ["a red square", "a green square", "", "a green square", "a blue square"]
@@ -72,6 +77,22 @@ def test_every_pair_asks_once_each_way(encoder, tokenizer, pictures):
     assert found["recall_at_1_image_to_text"] == pytest.approx(2 / 4)
     # "red" is right twice, "blue" is right, "green" finds a picture that is called red.
     assert found["recall_at_1_text_to_image"] == pytest.approx(3 / 4)
+
+
+def test_any_of_several_captions_is_right_and_each_asks(encoder, tokenizer, pictures):
+    # The green picture is also called blue, which is nearer to the blue picture; red is said twice of the red one.
+    test = pictures([0, 1, 2])
+    texts = (("a red square", "a red square", ""), ("a blue square", "a green square"), ("a blue square",))
+    test.samples = replace(test.samples, captions=texts)
+    retrieval = Retrieval(test, test, tokenizer)
+    # Four pairs: "blue" is borne by two of three pictures and asks twice, the others by one.
+    assert retrieval.baseline(CPU) == {"recall_at_1_chance": pytest.approx((1 + 2 + 1 + 2) / 4 / 3)}
+    found = retrieval(encoder, "test", CPU)
+    assert found == {"recall_at_1_image_to_text": 1.0, "recall_at_1_text_to_image": 1.0}
+    test.samples = replace(test.samples, captions=(*texts[:2], ("a red square",)))
+    found = Retrieval(test, test, tokenizer)(encoder, "test", CPU)
+    assert found["recall_at_1_image_to_text"] == pytest.approx(2 / 3)  # the blue picture finds "blue"
+    assert found["recall_at_1_text_to_image"] == pytest.approx(3 / 4)  # "blue" finds it, which is called red now
 
 
 def test_no_caption_at_all_is_an_error(encoder, tokenizer, pictures):
