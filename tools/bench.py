@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl.bench import data, loss, pieces, step
+from cl.bench import data, loss, pieces, shards, step
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
     loss.add_arguments(losses)
     pieces.add_arguments(kinds.add_parser("pieces", help="peak memory of a large batch in pieces"))
     data.add_arguments(kinds.add_parser("data", help="views a second on one core against torchvision and lightly"))
+    shards.add_arguments(kinds.add_parser("shards", help="a set of 100,000 samples: index, order, resume, memory"))
     chosen = parser.parse_args()
     if chosen.kind == "loss":
         loss.main(chosen)
@@ -27,6 +28,8 @@ def main() -> int:
         pieces.main(chosen)
     elif chosen.kind == "data":
         data.main(chosen)
+    elif chosen.kind == "shards":
+        shards.main(chosen)
     else:
         step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
     return 0
