@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
     openmoji = kinds.add_parser("openmoji", help="OpenMoji's pictograms with groups and names, one folder a split")
     openmoji.add_argument("out", type=Path, metavar="OUT", help="where to write; empty, or not there yet")
+    openmoji.add_argument("--placed", action="store_true", help="at a random place and size instead of in the middle")
     openmoji.add_argument("--size", type=int, default=64, help="side of the pictures, in pixels; default 64")
 
     folder = kinds.add_parser("folder", help="all pictures in a folder and its subfolders")
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.kind == "digits":
             _built_in(chosen.out, write_digits)
         elif chosen.kind == "openmoji":
-            _built_in(chosen.out, partial(write_openmoji, size=chosen.size))
+            _built_in(chosen.out, partial(write_openmoji, size=chosen.size, placed=chosen.placed))
         elif chosen.kind == "index":
             _index(chosen)
         else:

@@ -1,4 +1,4 @@
-"""The table of results: every recipe at several seeds, one row a run, resumable.
+"""The table of results: recipes at several seeds, one row a run, resumable.
 
 A row holds the commit, the seed, the machine's state and a fingerprint of the code and configuration it came from; it
 stays valid until one of those changes. Comments, docstrings and formatting are not part of the fingerprint.
@@ -26,15 +26,24 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 MEASURED = ("views", "encoders", "negatives", "losses", "hooks", "engines", "optim", "evaluation")
 MEASURED += ("types", "objective", "train", "distributed")
 """The parts of cl that figures depend on."""
-RECIPES = {
-    "simclr": "knn",
-    "moco_v2": "knn",
-    "byol": "knn",
-    "supcon": "knn",
-    "supcon_queue": "knn",
-    "clip": "zero_shot",
+RECIPES: dict[str, tuple[str, ...]] = {
+    "simclr": ("knn",),
+    "moco_v2": ("knn",),
+    "byol": ("knn",),
+    "supcon": ("knn",),
+    "supcon_queue": ("knn",),
+    "clip": ("zero_shot",),
+    "openmoji_moco_v2": ("knn",),
+    "openmoji_clip": ("knn", "recall_at_1_image_to_text", "recall_at_1_text_to_image"),
 }
-"""Recipe to the figure that is quoted for it."""
+"""Recipe to the figures that are quoted for it."""
+FIGURES = {
+    "knn": ("kNN", "knn_raw_pixels"),
+    "zero_shot": ("zero-shot", "knn_raw_pixels"),
+    "recall_at_1_image_to_text": ("recall@1 of the name", "recall_at_1_chance"),
+    "recall_at_1_text_to_image": ("recall@1 of the picture", "recall_at_1_chance"),
+}
+"""What a figure is called, and what there is without any network."""
 
 
 def fingerprint(recipe: str) -> str:
@@ -100,17 +109,17 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
 def table(found: Sequence[dict[str, Any]]) -> str:
     """The README's table: the worst seed is the one quoted."""
     lines = [
-        "| recipe | test figure, worst seed | all seeds | raw pixels | random start | seconds | samples/s |",
+        "| recipe | test figure, worst seed | all seeds | raw pixels or chance | random start | seconds | samples/s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for recipe, figure in RECIPES.items():
+    for recipe, figures in RECIPES.items():
         mine = sorted((row for row in found if row["recipe"] == recipe), key=lambda row: row["seed"])
-        if mine:
+        for figure in figures if mine else ():
             values = [row[figure] for row in mine]
-            name = {"knn": "kNN", "zero_shot": "zero-shot"}[figure]
+            name, without = FIGURES[figure]
             lines.append(
                 f"| [{recipe}](gin/{recipe}.gin) | {name} **{min(values):.3f}** | "
-                f"{', '.join(f'{value:.3f}' for value in values)} | {mine[0]['knn_raw_pixels']:.3f} | "
+                f"{', '.join(f'{value:.3f}' for value in values)} | {mine[0][without]:.3f} | "
                 f"{max(row[f'{figure}_random_init'] for row in mine):.3f} | "
                 f"{max(row['wall_seconds'] for row in mine)} | {min(row['images_per_second'] for row in mine):.0f} |"
             )

@@ -7,11 +7,12 @@ nine groups). Both are imported when they are asked for: they come with the extr
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cl.errors import ConfigError
-from cl.views.render import SPLITS, Split
 
+Part = Literal["train", "bank", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "bank", "validation", "test")
 CATEGORIES = (
     "Smileys & Emotion",
     "People & Body",
@@ -93,22 +94,21 @@ def subject(text: str) -> str:
     return _SAME.get(plain, plain)
 
 
-def split_by_subject(all_of_them: Sequence[Pictogram]) -> dict[Split, list[Pictogram]]:
-    """Train, validation and test, which share no subject.
+def split_by_subject(all_of_them: Sequence[Pictogram]) -> dict[Part, list[Pictogram]]:
+    """Train, validation and test, which share no subject, and a bank to compare with, which is of train.
 
-    Where a subject is, is a function of it alone. Training has every variant; validation and test have the plainest of
-    each subject, the shortest, so that people, of whom there are up to a hundred variants, do not count as often.
+    Where a subject is, is a function of it alone. Training has every variant; the others have the plainest of each
+    subject, the shortest, so that people, of whom there are up to a hundred variants, do not count as often.
     """
     variants: dict[str, list[Pictogram]] = defaultdict(list)
     for each in all_of_them:
         variants[each.subject].append(each)
-    parts: dict[Split, list[Pictogram]] = {split: [] for split in SPLITS}
+    parts: dict[Part, list[Pictogram]] = {part: [] for part in PARTS}
     for name, of_it in variants.items():
         place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
-        if place < 2 * HELD_OUT:
-            plainest = min(of_it, key=lambda each: (len(each.text), _PERSON not in each.text, each.text))
-            parts["test" if place < HELD_OUT else "validation"].append(plainest)
-        else:
+        part: Part = "test" if place < HELD_OUT else "validation" if place < 2 * HELD_OUT else "bank"
+        parts[part].append(min(of_it, key=lambda each: (len(each.text), _PERSON not in each.text, each.text)))
+        if part == "bank":
             parts["train"] += of_it
     return parts
 

