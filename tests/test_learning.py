@@ -5,16 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import extras
 import pytest
 
 ROOT = Path(__file__).parent.parent
 STEPS = {"simclr": 200, "supcon": 250, "moco_v2": 250, "supcon_queue": 800, "byol": 150, "clip": 400}
+STEPS |= {"openmoji_moco_v2": 300, "openmoji_clip": 200}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", STEPS)
 def test_a_short_run_beats_the_random_start(recipe: str, tmp_path: Path):
     command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin"]
+    if recipe.startswith("openmoji"):
+        extras.openmoji()
     params = [f"cl.train.steps = {STEPS[recipe]}", "cl.train.evaluate_every = 0"]
     for param in params:
         command += ["--param", param]

