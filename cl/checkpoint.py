@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON only, written aside, synced, renamed; nothing in them is ever unpickled.
 
-checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, state.json (position, hooks, checksums)
+checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, ranks.safetensors (what is each process's own),
+                             state.json (positions, hooks, checksums)
 checkpoints/last             the name of the newest whole one
 """
 
@@ -8,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,35 @@ from cl.errors import CheckpointError
 
 
 @dataclass(frozen=True)
+class Rank:
+    """What a process has of its own.
+
+    Attributes:
+        state: JSON: the data's position, hooks.
+        tensors: torch's generator state ("|rng"), and buffers that are not those of rank 0.
+    """
+
+    state: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on bit for bit.
+    """Everything a run needs to go on bit for bit. It does not say how the parameters were shared out.
 
     Attributes:
         step: applied optimizer steps.
         model: the objective's state dict.
         optimizer: the engine's state dict.
-        state: JSON: the data's position, hooks, measured baselines.
-        rng: torch's generator state.
+        notes: JSON: times, measured baselines.
+        ranks: what is each process's own.
     """
 
     step: int
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    state: dict[str, Any]
-    rng: Tensor
+    notes: dict[str, Any]
+    ranks: Sequence[Rank]
 
 
 def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -50,10 +64,18 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     try:
         files = {
             "model.safetensors": _pack(checkpoint.model),
-            "optimizer.safetensors": _pack({**checkpoint.optimizer, "|rng": checkpoint.rng}),
+            "optimizer.safetensors": _pack(checkpoint.optimizer),
+            "ranks.safetensors": _pack(
+                {
+                    f"{n}/{name}": value
+                    for n, each in enumerate(checkpoint.ranks)
+                    for name, value in each.tensors.items()
+                }
+            ),
         }
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        state = {"step": checkpoint.step, "state": checkpoint.state, "sha256": checksums}
+        ranks = [each.state for each in checkpoint.ranks]
+        state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -101,9 +123,14 @@ def read(path: Path) -> Checkpoint:
                 raise CheckpointError(
                     f"{path / name} is not what was written: its checksum differs. Nothing was loaded."
                 )
-        model, optimizer = load(contents["model.safetensors"]), load(contents["optimizer.safetensors"])
-        return Checkpoint(about["step"], model, optimizer, about["state"], rng=optimizer.pop("|rng"))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, optimizer, own = (load(contents[f"{name}.safetensors"]) for name in ("model", "optimizer", "ranks"))
+        tensors: list[dict[str, Tensor]] = [{} for _ in about["ranks"]]
+        for name, value in own.items():
+            number, _, name = name.partition("/")
+            tensors[int(number)][name] = value
+        ranks = [Rank(state, mine) for state, mine in zip(about["ranks"], tensors, strict=True)]
+        return Checkpoint(about["step"], model, optimizer, about["notes"], ranks)
+    except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint: {error}. To go on from an older one, write the name of a step-* folder "
             "beside it into the file 'last'."

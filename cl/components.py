@@ -57,6 +57,8 @@ class Step:
 class ViewSource(Protocol):
     """Turns samples into batches of views, for ever, epoch after epoch. Its state is what was consumed.
 
+    Of a batch's rows, which are the same for any number of ranks, rank r of w has r, r + w, r + 2 w ...
+
     Attributes:
         batch: samples a batch, over all ranks.
         skipped: samples left out so far because they cannot be used, by where they are and why.

@@ -1,9 +1,16 @@
 """The few collective operations the components need. On one process each is the identity."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
+
+from cl.errors import ClError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -32,6 +39,11 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum over the ranks, with gradient: that of the mean of the ranks' losses, once ranks are averaged."""
+    return value if world_size() == 1 else torch.distributed.nn.functional.all_reduce(value)
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Mean of a statistic over the ranks, without gradient."""
     if world_size() == 1:
@@ -39,3 +51,52 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def largest_over_ranks(number: int) -> int:
+    """The largest of the ranks' numbers."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor([number])
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's value, in rank order: for what is small."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_first(act: Callable[[], T]) -> T:
+    """What `act` gives on rank 0, which alone runs it, for all ranks.
+
+    Raises:
+        ClError: on all ranks, what it raised.
+    """
+    if world_size() == 1:
+        return act()
+    outcome: list[Any] = [None]
+    if rank() == 0:
+        try:
+            outcome = [act()]
+        except ClError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], ClError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def share(parameter: Tensor) -> Tensor:
+    """What this rank holds of a parameter: all of it, or under ZeRO-3 a flat part, cut alike for equal shapes."""
+    return getattr(parameter, "ds_tensor", parameter)
+
+
+def share_changed(parameter: Any) -> None:
+    """After `share` was written: drops what ZeRO-3 keeps of a small parameter as a whole, to be gathered anew."""
+    if hasattr(parameter, "ds_tensor") and parameter.numel():
+        parameter.partition()

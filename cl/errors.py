@@ -5,6 +5,8 @@ class ClError(Exception):
     """An error a person can act on. `tools/train.py` prints it without a traceback and exits with `code`."""
 
     code = 1
+    shared = True
+    """Whether all processes of a run come to it, so that one of them need say it."""
 
 
 class ConfigError(ClError):
@@ -17,6 +19,7 @@ class DataError(ClError):
     """A shard, an index or a sample is wrong or missing."""
 
     code = 3
+    shared = False
 
 
 class NumericError(ClError):
@@ -35,6 +38,7 @@ class PeerError(ClError):
     """Another process was lost or timed out."""
 
     code = 6
+    shared = False
 
 
 class Preempted(ClError):

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from cl import rules, wiring
+from cl.distributed import on_first, rank
 from cl.errors import ClError, ConfigError
+from cl.processes import joined, leave
 from cl.run_folder import RunFolder
 
 EPILOG = """\
@@ -18,6 +20,7 @@ examples:
   python tools/train.py --gin gin/simclr.gin
   python tools/train.py --gin gin/moco_v2.gin --param 'Queue.size = 2048' --param 'cl.train.steps = 500'
   python tools/train.py --out runs/moco_v2-1 --resume
+  torchrun --nproc_per_node 2 tools/train.py --gin gin/moco_v2.gin --gin gin/scale/zero2.gin
 
 exit codes: 0 done, 2 configuration, 3 data, 4 numeric, 5 checkpoint or disk, 6 a peer was lost, 143 stopped by a signal
 after a checkpoint."""
@@ -63,17 +66,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the training; returns the exit code. Errors are one paragraph on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    number = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
     taken: list[RunFolder] = []
     try:
         _run(arguments, taken)
         code = 0
     except ClError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if number == 0 or not error.shared:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = error.code
     for folder in taken:
-        folder.write_json(f"exit.{os.environ.get('RANK', '0')}.json", {"code": code})
+        folder.write_json(f"exit.{number}.json", {"code": code})
+    leave(code)
     return code
 
 
@@ -84,14 +90,23 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
     if not arguments.gin:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
-    torch.manual_seed(config.value("seed", 0))
-    training = config.build()
-    rules.check(training)
-    if arguments.out is None:
-        arguments.out = RunFolder.fresh(Path(arguments.gin[0]).stem)
-    folder = RunFolder(arguments.out, arguments.resume)
-    taken.append(folder)
+    with joined(config.value("processes", None), config.value("timeout", 600.0)):
+        seed = config.value("seed", 0)
+        torch.manual_seed(seed)
+        training = config.build()
+        rules.check(training)
+        if rank():  # all have the same weights; what is drawn from now on is each one's own
+            torch.manual_seed(seed + rank() * 2**32)
+        folder = on_first(lambda: _folder(arguments, config))
+        taken.append(folder)
+        if rank() == 0:
+            print(f"writing to {folder.path}", flush=True)
+        training.run(folder, arguments.resume)
+
+
+def _folder(arguments: argparse.Namespace, config: wiring.Wiring) -> RunFolder:
+    path = arguments.out or RunFolder.fresh(Path(arguments.gin[0]).stem)
+    folder = RunFolder(path, arguments.resume)
     folder.write("config.gin", config.config_str())
     folder.write("operative.gin", config.operative_str())
-    print(f"writing to {folder.path}")
-    training.run(folder, arguments.resume)
+    return folder

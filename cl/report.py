@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ class Report:
         folder: where the two files are.
         total: steps of the whole run.
         done: steps of it that an earlier start made.
+        quiet: show and write nothing: another process does.
     """
 
-    def __init__(self, folder: Path, total: int, done: int = 0):
-        self.console = Console(highlight=False)
-        self.log = (folder / "train.log").open("a")
-        self.metrics = (folder / "metrics.jsonl").open("a")
+    def __init__(self, folder: Path, total: int, done: int = 0, quiet: bool = False):
+        self.console = Console(highlight=False, quiet=quiet)
+        self.log = (Path(os.devnull) if quiet else folder / "train.log").open("a")
+        self.metrics = (Path(os.devnull) if quiet else folder / "metrics.jsonl").open("a")
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}

@@ -41,7 +41,7 @@ def check(training: Training) -> None:
         ConfigError: the first pair that cannot work. What only guards against collapse is a warning under
             `cl.train.allow_collapse`.
     """
-    for rule in (_views, _embeddings, _terms, _hooks, _evaluations, _batch, _whitening, _queue, _contrasts):
+    for rule in (_processes, _views, _embeddings, _terms, _hooks, _evaluations, _batch, _whitening, _queue, _contrasts):
         for message in rule(training):
             raise ConfigError(message)
     for message in _collapse(training):
@@ -55,6 +55,26 @@ def _missing(needs: frozenset[Capability], provides: frozenset[Capability], who:
         yield (
             f"{type(who).__name__} needs {capability!r}, and {where} does not provide it. "
             f"To mend it, {REMEDY.get(capability, 'choose a component that does')}."
+        )
+
+
+def _processes(training: Training) -> Iterator[str]:
+    world, engine, source = training.place.world, training.engine, training.views
+    if world > 1 and not engine.distributed:
+        yield (
+            f"{world} processes were started, and {type(engine).__name__} is for one: each would train by itself. "
+            "Add --gin gin/scale/zero1.gin."
+        )
+    if source.batch % world:
+        yield (
+            f"{type(source).__name__}.batch {source.batch} is over all processes, and not a multiple of {world}. "
+            f"Bind it to {source.batch // world * world or world}."
+        )
+    if engine.sharded and training.optimizer.by_layer:
+        yield (
+            f"{type(training.optimizer).__name__} scales every layer's step by its norm, and under ZeRO from stage 1 "
+            "on an optimizer sees flat shares without layers. Bind DeepSpeedEngine.stage = 0, or another "
+            "cl.train.optimizer."
         )
 
 
@@ -129,7 +149,8 @@ def _batch(training: Training) -> Iterator[str]:
 def _whitening(training: Training) -> Iterator[str]:
     encoder = training.objective.encoder
     # At most: a head may also get the views one by one.
-    samples = smallest_piece(training.views.batch, training.engine.piece)
+    world = training.place.world
+    samples = smallest_piece(training.views.batch // world, training.engine.piece) * world
     rows = samples * training.views.views
     for module in encoder.modules() if isinstance(encoder, nn.Module) else ():
         if isinstance(module, DecorrelatedBatchNorm) and rows < 2 * module.group:

@@ -45,7 +45,8 @@ class RunFolder:
         return next(path for n in count(1) if not (path := parent / f"{recipe}-{n}").exists())
 
     def write(self, name: str, text: str) -> None:
-        """Replaces one of the small files."""
+        """Replaces one of the small files. Another host's processes may be the first to write there."""
+        self.path.mkdir(parents=True, exist_ok=True)
         replace_file(self.path / name, text.encode())
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:

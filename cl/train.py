@@ -2,18 +2,22 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, Literal
 
 import gin
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cl.checkpoint import Checkpoint, read_last, write
+from cl.checkpoint import Checkpoint, Rank, read_last, write
 from cl.components import Place, PostStepHook, Step, ViewSource
+from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
 from cl.errors import CheckpointError, NumericError, Preempted
 from cl.evaluation.evaluation import Evaluation, Split
@@ -45,6 +49,8 @@ class Training:
         checkpoint_every: steps between checkpoints; 0: only at the end.
         log_every: steps between lines of metrics.jsonl.
         keep: checkpoints that are kept.
+        processes: how many there must be; None: as many as the launcher starts.
+        timeout: seconds that a process waits for the others before it takes them for lost.
         allow_collapse: turns the refusals that guard against collapse into warnings.
     """
 
@@ -64,6 +70,8 @@ class Training:
         checkpoint_every: int = 0,
         log_every: int = 20,
         keep: int = 2,
+        processes: int | None = None,
+        timeout: float = 600.0,
         allow_collapse: bool = False,
     ):
         if steps < 1:
@@ -83,16 +91,26 @@ class Training:
         self.checkpoint_every = checkpoint_every
         self.log_every = log_every
         self.keep = keep
+        self.processes = processes
+        self.timeout = timeout
         self.allow_collapse = allow_collapse
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.place = Place(device=device, seed=seed)
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.place = Place(rank(), world_size(), device, seed)
 
     def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
-        """Trains, evaluates and writes everything into `folder`; returns the summary."""
+        """Trains, evaluates and writes everything into `folder`; returns the summary. A call of all processes."""
         started = time.monotonic()
+        checkpoint = on_first(lambda: read_last(folder.checkpoints)) if resume else None
+        if checkpoint is not None:
+            self.load(checkpoint)
         self.start()
-        done, notes = self._resume(folder) if resume else (0, {})
-        with Report(folder.path, self.steps, done) as report, _interrupts() as interrupted:
+        done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
+        with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
+            if checkpoint is not None and len(checkpoint.ranks) != world_size():
+                report.say(
+                    f"step {done} was reached by {len(checkpoint.ranks)} processes and goes on with {world_size()}: "
+                    "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
+                )
             if not notes:
                 notes = {"seconds": 0.0, "training_seconds": 0.0, "waiting_seconds": 0.0, "before": self._before()}
             for name, value in notes["before"].items():
@@ -129,20 +147,23 @@ class Training:
 
             notes["seconds"] = earlier + time.monotonic() - started
             due = self.checkpoint_every and (index + 1) % self.checkpoint_every == 0
-            if due or interrupted or index + 1 == self.steps:
+            stopped = largest_over_ranks(interrupted[0] if interrupted else 0)
+            if due or stopped or index + 1 == self.steps:
                 self._save(folder, index + 1, notes)
-            if interrupted and index + 1 < self.steps:
+            if stopped and index + 1 < self.steps:
                 raise Preempted(
-                    f"Stopped by {signal.Signals(interrupted[0]).name} after step {index + 1}, with a checkpoint. "
+                    f"Stopped by {signal.Signals(stopped).name} after step {index + 1}, with a checkpoint. "
                     f"Continue with --out {folder.path} --resume."
                 )
         test = self.evaluate("test")
         notes["seconds"] = earlier + time.monotonic() - started
         report.record(self.steps, {f"test_{name}": value for name, value in test.items()})
         images = self.views.batch * self.engine.accumulate * self.steps
+        skipped = sum((Counter(each) for each in gather_objects(dict(self.views.skipped))), Counter[str]())
         summary = {
             "steps": self.steps,
             "seconds": notes["seconds"],
+            "processes": world_size(),
             "images_per_second": images / notes["training_seconds"],
             "data_wait": notes["waiting_seconds"] / notes["training_seconds"],
             "loss": last["loss"],
@@ -151,13 +172,13 @@ class Training:
             "collapsed": bool(last.get("collapsed", False)),
             **notes["before"],
             **test,
-            "skipped": sum(self.views.skipped.values()),
+            "skipped": skipped.total(),
         }
-        if self.views.skipped:
-            report.say(f"left out, because they cannot be used: {told(self.views.skipped)}")
-            summary["skipped_where"] = dict(self.views.skipped)
+        if skipped:
+            report.say(f"left out, because they cannot be used: {told(skipped)}")
+            summary["skipped_where"] = dict(skipped)
         self.export(folder)
-        folder.write_json("summary.json", summary)
+        on_first(lambda: folder.write_json("summary.json", summary))
         report.table(f"{folder.path}, on held-out test data", summary)
         return summary
 
@@ -176,8 +197,9 @@ class Training:
                 output = self.engine(views)
                 self.engine.backward(output)
                 applied = self.engine.step(step)
-            except NumericError as error:
-                folder.write_json("bad_batch.json", {"step": step.index + 1, "keys": keys})
+            except NumericError as error:  # of all ranks: engines and hooks decide by what all have
+                batch = {"step": step.index + 1, "keys": [key for each in gather_objects(keys) for key in each]}
+                on_first(partial(folder.write_json, "bad_batch.json", batch))
                 raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
         measured: dict[str, Tensor] = {}
         for hook in self.hooks:
@@ -201,27 +223,46 @@ class Training:
         return figures
 
     def _save(self, folder: RunFolder, step: int, notes: dict[str, Any]) -> None:
-        hooks = [hook.state_dict() for hook in self.hooks]
-        state = {"views": self.views.state_dict(), "hooks": hooks, "notes": notes}
-        checkpoint = Checkpoint(
-            step, self.objective.state_dict(), self.engine.state_dict(), state, torch.get_rng_state()
-        )
-        write(folder.checkpoints, checkpoint, self.keep)
+        own = {"views": self.views.state_dict(), "hooks": [hook.state_dict() for hook in self.hooks]}
+        tensors = {"|rng": torch.get_rng_state(), **self._own_buffers()}
+        ranks = gather_objects(Rank(own, tensors))
+        checkpoint = Checkpoint(step, self.engine.weights(), self.engine.state_dict(), notes, ranks)
+        on_first(lambda: write(folder.checkpoints, checkpoint, self.keep))
 
-    def _resume(self, folder: RunFolder) -> tuple[int, dict[str, Any]]:
-        checkpoint = read_last(folder.checkpoints)
-        self.load(checkpoint)
+    def _own_buffers(self) -> dict[str, Tensor]:
+        """Buffers that are not rank 0's, such as statistics of batches that are not shared."""
+        own = {}
+        for name, buffer in self.objective.named_buffers() if world_size() > 1 else ():
+            first = buffer.clone()
+            dist.broadcast(first, src=0)
+            if not torch.equal(first, buffer):
+                own[name] = buffer.detach().cpu().clone()
+        return own
+
+    def _resume(self, checkpoint: Checkpoint) -> tuple[int, dict[str, Any]]:
+        """What the engine has to be there for: the optimizer, and what each rank has of its own."""
         self.engine.load_state_dict(dict(checkpoint.optimizer))
-        self.views.load_state_dict(checkpoint.state["views"])
-        if len(self.hooks) != len(checkpoint.state["hooks"]):
+        same = len(checkpoint.ranks) == world_size()
+        mine = checkpoint.ranks[rank() if same else 0]
+        hooks, views = mine.state["hooks"], mine.state["views"]
+        if not same and "skipped" in views:  # what all ranks left out, kept by one
+            counts = (Counter(each.state["views"]["skipped"]) for each in checkpoint.ranks if rank() == 0)
+            views = {**views, "skipped": dict(sum(counts, Counter[str]()))}
+        self.views.load_state_dict(views)
+        if len(self.hooks) != len(hooks):
             raise CheckpointError(
-                f"The checkpoint of step {checkpoint.step} has the state of {len(checkpoint.state['hooks'])} hooks, "
-                f"this configuration {len(self.hooks)}. Use the run's own config.gin."
+                f"The checkpoint of step {checkpoint.step} has the state of {len(hooks)} hooks, this configuration "
+                f"{len(self.hooks)}. Use the run's own config.gin."
             )
-        for hook, state in zip(self.hooks, checkpoint.state["hooks"], strict=True):
+        for hook, state in zip(self.hooks, hooks, strict=True):
             hook.load_state_dict(state)
-        torch.set_rng_state(checkpoint.rng)
-        return checkpoint.step, checkpoint.state["notes"]
+        if same or rank() == 0:
+            torch.set_rng_state(mine.tensors["|rng"])
+        buffers = dict(self.objective.named_buffers())
+        for name, value in mine.tensors.items():
+            if name in buffers:
+                buffers[name].copy_(value)
+        return checkpoint.step, checkpoint.notes
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint's weights, queues and temperatures.
@@ -239,9 +280,16 @@ class Training:
 
     def export(self, folder: RunFolder) -> None:
         """Writes every tower's trunk as safetensors, under the trunk's own (timm's) keys, beside the checkpoints."""
-        for name, trunk in self.objective.encoder.trunks().items():
-            state = {key: value.detach().contiguous().cpu() for key, value in trunk.state_dict().items()}
-            save_file(state, folder.path / f"trunk.{name}.safetensors", metadata={"format": "pt"})
+        weights, paths = self.engine.weights(), {module: path for path, module in self.objective.named_modules()}
+
+        def save() -> None:
+            for name, trunk in self.objective.encoder.trunks().items():
+                start = f"{paths[trunk]}."
+                state = {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
+                state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
+                save_file(state, folder.path / f"trunk.{name}.safetensors", metadata={"format": "pt"})
+
+        on_first(save)
 
 
 class _Timed(Iterator[Views]):
@@ -277,7 +325,8 @@ def autocast_dtype(precision: str, place: Place) -> torch.dtype:
 
 def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float]:
     terms = {f"loss/{name}": loss for name, loss in output.losses.items()} if len(output.losses) > 1 else {}
-    return {name: float(value) for name, value in {"loss": output.loss, **terms, **measured}.items()}
+    losses = {name: mean_over_ranks(loss) for name, loss in {"loss": output.loss, **terms}.items()}
+    return {name: float(value) for name, value in {**losses, **measured}.items()}
 
 
 @contextmanager

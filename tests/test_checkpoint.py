@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, read, read_last, write
+from cl.checkpoint import Checkpoint, Rank, read, read_last, write
 from cl.errors import CheckpointError
+
+FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
 
 
 def checkpoint(step=3, seed=0):
@@ -21,8 +23,14 @@ def checkpoint(step=3, seed=0):
         step=step,
         model={"conv": conv, "fill": torch.tensor([2]), "half": torch.ones(2, dtype=torch.bfloat16)},
         optimizer={"conv|exp_avg": conv * 2, "conv|step": torch.tensor(3.0)},
-        state={"views": {"epoch": 1, "position": 8}, "hooks": [{}, {"in_a_row": 2}], "notes": {"knn": 0.5}},
-        rng=torch.get_rng_state(),
+        notes={"knn": 0.5},
+        ranks=[
+            Rank(
+                {"views": {"epoch": 1, "position": 8}, "hooks": [{}, {"in_a_row": 2}]},
+                {"|rng": torch.get_rng_state(), f"trunk.{number}/running_mean": torch.rand(2, generator=generator)},
+            )
+            for number in range(11)
+        ],
     )
 
 
@@ -31,10 +39,11 @@ def equal(one, other):
         return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
     return (
-        (one.step, one.state) == (other.step, other.state)
+        (one.step, one.notes) == (other.step, other.notes)
+        and len(one.ranks) == len(other.ranks)
+        and all(a.state == b.state and same(a.tensors, b.tensors) for a, b in zip(one.ranks, other.ranks, strict=True))
         and same(one.model, other.model)
         and same(one.optimizer, other.optimizer)
-        and torch.equal(one.rng, other.rng)
     )
 
 
@@ -47,7 +56,7 @@ def test_reads_what_was_written(folder):
     written = checkpoint()
     path = write(folder, written)
     assert path.name == "step-00000003" and equal(read(path), written) and equal(read_last(folder), written)
-    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
 
 
 def test_the_newest_are_kept_and_last_points_at_the_newest(folder):
@@ -63,10 +72,7 @@ def test_the_same_step_may_be_written_again(folder):
     assert equal(read_last(folder), checkpoint(seed=1))
 
 
-FILES = st.sampled_from(["model.safetensors", "optimizer.safetensors", "state.json"])
-
-
-@given(FILES, st.floats(0, 0.999))
+@given(st.sampled_from(FILES), st.floats(0, 0.999))
 def test_a_truncated_file_is_refused_and_named(tmp_path_factory, name, fraction):
     path = write(tmp_path_factory.mktemp("cut"), checkpoint())
     content = (path / name).read_bytes()
@@ -86,7 +92,7 @@ def test_a_flipped_bit_is_refused_and_named(tmp_path_factory, name, data):
         read(path)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(folder, name):
     path = write(folder, checkpoint())
     (path / name).unlink()
@@ -102,7 +108,7 @@ class Malicious:
         return (Path.touch, (self.sentinel,))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
     path, sentinel = write(folder, checkpoint()), tmp_path / "executed"
     content = pickle.dumps(Malicious(sentinel))
@@ -125,7 +131,7 @@ def test_nothing_to_resume_from(folder):
         read_last(folder)
 
 
-@pytest.mark.parametrize("when", range(6))
+@pytest.mark.parametrize("when", range(7))
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
     """The disk is full at each of the writes in turn."""
     write(folder, checkpoint(1))
@@ -138,7 +144,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
         real(path, content)
 
     monkeypatch.setattr(cl.checkpoint, "write_synced", full)
-    if when < 4:
+    if when < 5:
         with pytest.raises(CheckpointError, match="No space left") as error:
             write(folder, checkpoint(2))
         assert error.value.code == 5 and str(folder) in str(error.value)

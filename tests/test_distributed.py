@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from einops import rearrange
 
 from cl.distributed import gather, mean_over_ranks, rank, world_size
 from cl.losses.alignment import Alignment
@@ -34,12 +35,12 @@ def embeddings(which, share):
     """The rows of the samples in `share`, as leaves, and what they become."""
     generator = torch.Generator().manual_seed(0)
     z0, z1, k0, k1 = torch.randn(4, B, D, generator=generator, dtype=torch.float64)[:, share]
-    group = torch.tensor([0, 1, 0, 2, 3, 1] if "supcon" in which else range(B))[share] + 100
+    group = torch.tensor([0, 1, 0, 2, 3, 3] if "supcon" in which else range(B))[share] + 100
     sample = torch.arange(B)[share]
     ids = [torch.stack([group, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
     leaves = [z0.clone().requires_grad_(), z1.clone().requires_grad_()]
     q = F.normalize(torch.cat(leaves), dim=1)
-    if "one view" in which:  # rows 3 and 4 have no positive, and are of the second rank
+    if "one view" in which:  # rows 1 and 3 have no positive, and are of the second rank
         return leaves[:1], Embeddings(q[: len(z0)], ids[0], (0,))
     if "momentum" not in which:
         return leaves, Embeddings(q, torch.cat(ids), (0, 1))
@@ -84,6 +85,11 @@ CASES = (
 )
 
 
+def in_order(rows):
+    """Of all ranks, as the batch has them."""
+    return rearrange(rows, "(w b) d -> (b w) d", w=world_size())
+
+
 def measure(which, share, name):
     """Loss and gradients of this process's share, as data parallelism averages them."""
     leaves, found = embeddings(which, share)
@@ -98,7 +104,7 @@ def measure(which, share, name):
     last = found.key_views[-1]
     return {
         "loss": mean_over_ranks(loss.detach()).item(),
-        "embeddings": torch.stack([gather(each) for each in own]).tolist(),
+        "embeddings": torch.stack([in_order(gather(each)) for each in own]).tolist(),
         "parameters": gradient.tolist(),
         "samples": found.key_of_everywhere(last)[1][:, 1].tolist(),
         "keys": [len(keys) // len(found.key_views), len(ids) // len(found.key_views)],
@@ -120,7 +126,7 @@ def gather_gradient(rows):
 def child(number, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
-    share = slice(number * B // world, (number + 1) * B // world)
+    share = slice(number, B, world)
     assert (rank(), world_size()) == (number, world)
     found = {"measured": results(share), "gather": gather_gradient(torch.ones(3, 2))}
     (Path(folder) / f"{number}.json").write_text(json.dumps(found))

@@ -10,6 +10,7 @@ import torch
 
 from cl import rules, wiring
 from cl.components import Step
+from cl.engines.deepspeed import DeepSpeedEngine
 from cl.errors import ConfigError
 from cl.run_folder import RunFolder
 from cl.views.shards import Shards
@@ -83,7 +84,11 @@ def test_header_says_what_it_is_what_must_be_set_and_how_to_launch_it(path: Path
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=name)
 def test_fragment_is_used(path: Path):
-    assert path.stem in OVERLAYS or any(f"{path.name}'" in other.read_text() for other in FILES if other != path)
+    assert (
+        path.stem in OVERLAYS
+        or path.parent.name == "scale"
+        or any(f"{path.name}'" in other.read_text() for other in FILES if other != path)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +115,31 @@ def test_a_recipe_trains_on_data_of_ones_own(name, own_data, tmp_path):
     rules.check(training)
     summary = training.run(RunFolder(tmp_path / "run", resume=False))
     assert math.isfinite(summary["loss"]) and summary["skipped"] == 0 and 0 <= summary["data_wait"] <= 1
+
+
+SCALES = [path for path in FRAGMENTS if path.parent.name == "scale" and path.stem != "hosts"]
+
+
+@pytest.mark.parametrize("path", SCALES, ids=name)
+def test_a_scale_takes_the_place_of_the_engine(path: Path):
+    training = wiring.read([ROOT / "gin" / "moco_v2.gin", path]).build()
+    rules.check(training)
+    engine = training.engine
+    assert isinstance(engine, DeepSpeedEngine) and path.stem.startswith(f"zero{engine.stage}")
+    assert engine.sharded == (engine.stage > 0) and engine.offload == path.stem.endswith("offload")
+    lars = wiring.read([ROOT / "gin" / "moco_v2.gin", path], ["cl.train.optimizer = @LARS()", "LARS.lr = 1.0"]).build()
+    if engine.stage == 0:
+        rules.check(lars)
+    else:
+        with pytest.raises(ConfigError, match=r"LARS .* DeepSpeedEngine.stage = 0"):
+            rules.check(lars)
+
+
+def test_the_number_of_processes_is_asked_for_and_held():
+    files = [ROOT / "gin" / "simclr.gin", ROOT / "gin" / "scale" / "zero1.gin", ROOT / "gin" / "scale" / "hosts.gin"]
+    with pytest.raises(ConfigError, match="PROCESSES"):
+        wiring.read(files)
+    assert wiring.read(files, ["PROCESSES = 16"]).value("processes", None) == 16
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "paper"], ids=name)

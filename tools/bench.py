@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cl.bench import data, loss, pieces, shards, step
+from cl.bench import data, loss, pieces, shards, step, zero
 
 
 def main() -> int:
@@ -21,6 +21,7 @@ def main() -> int:
     pieces.add_arguments(kinds.add_parser("pieces", help="peak memory of a large batch in pieces"))
     data.add_arguments(kinds.add_parser("data", help="views a second on one core against torchvision and lightly"))
     shards.add_arguments(kinds.add_parser("shards", help="a set of 100,000 samples: index, order, resume, memory"))
+    zero.add_arguments(kinds.add_parser("zero", help="what ZeRO keeps where, and two processes against one"))
     chosen = parser.parse_args()
     if chosen.kind == "loss":
         loss.main(chosen)
@@ -30,6 +31,8 @@ def main() -> int:
         data.main(chosen)
     elif chosen.kind == "shards":
         shards.main(chosen)
+    elif chosen.kind == "zero":
+        zero.main(chosen)
     else:
         step.main(chosen.gin, chosen.blocks, chosen.steps, chosen.param)
     return 0

@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.distributed import sum_over_ranks, world_size
 from cl.errors import ConfigError, NumericError
 
 
@@ -16,8 +17,8 @@ class DecorrelatedBatchNorm(nn.Module):
     At a projector's end it keeps embeddings from lying in a few directions, which batch normalisation of every feature
     by itself allows (Hua et al. 2021, arXiv:2105.00470; Ermolov et al. 2021, arXiv:2007.06346). It whitens by the
     Cholesky factor of the covariance, as the latter; Huang et al. (2018, arXiv:1804.08450), who introduced it, use
-    ZCA. There are no affine parameters. Statistics are this process's. With hardly more rows than a group has features,
-    whitened rows are nearly orthogonal whatever came in; a batch has to have twice as many.
+    ZCA. There are no affine parameters. Statistics are those of all ranks' rows. With hardly more rows than a group has
+    features, whitened rows are nearly orthogonal whatever came in; a batch has to have twice as many.
 
     Args:
         width: of the input.
@@ -47,16 +48,17 @@ class DecorrelatedBatchNorm(nn.Module):
             ConfigError: in train mode, of a batch of fewer than `2 group` rows.
             NumericError: the covariance is not finite, or too close to singular for float64 too.
         """
-        if self.training and len(input) < 2 * self.group:
+        rows = len(input) * world_size()
+        if self.training and rows < 2 * self.group:
             raise ConfigError(
-                f"A batch of {len(input)} rows is too small to decorrelate groups of {self.group} features: it needs "
+                f"A batch of {rows} rows is too small to decorrelate groups of {self.group} features: it needs "
                 "twice as many. Lower DecorrelatedBatchNorm.group, or give a larger batch."
             )
         with torch.autocast(input.device.type, enabled=False):
             x = input.double()
-            mean = x.mean(dim=0) if self.training else self.running_mean.double()
+            mean = sum_over_ranks(x.sum(dim=0)) / rows if self.training else self.running_mean.double()
             parts = rearrange(x - mean, "n (p g) -> p n g", g=self.group)
-            covariance = parts.mT @ parts / len(x) if self.training else self.running_covariance.double()
+            covariance = sum_over_ranks(parts.mT @ parts) / rows if self.training else self.running_covariance.double()
             noise = self.eps * torch.eye(self.group, dtype=covariance.dtype, device=covariance.device)
             factor, failed = torch.linalg.cholesky_ex(covariance + noise)
             if failed.any():

@@ -1,8 +1,9 @@
 """What the loop asks of an engine."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from cl.components import Step
 from cl.objective import Objective
@@ -13,13 +14,19 @@ from cl.types import StepOutput, Views
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs the objective, the backward pass and the optimizer. `accumulate` calls make one step.
+    """Runs the objective, the backward pass and the optimizer.
 
-    At most `piece` samples pass the networks at a time; None: the whole batch.
+    Attributes:
+        accumulate: calls that make one step.
+        piece: most samples that pass the networks at a time; None: the whole batch.
+        distributed: whether it trains with other processes.
+        sharded: whether the optimizer steps flat shares of the parameters.
     """
 
     accumulate: int
     piece: int | None
+    distributed: bool
+    sharded: bool
 
     def start(
         self,
@@ -40,6 +47,14 @@ class Engine(Protocol):
         """Steps the optimizer once its micro-batches are complete; the whole step's output, or None if not applied."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def weights(self) -> dict[str, Tensor]:
+        """The objective's state, every tensor whole. A call of all ranks; rank 0 alone gets it."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's, likewise."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The reverse. Every rank is given all of it."""
+        ...

@@ -1,19 +1,23 @@
 """Plain PyTorch on one process."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import gin
 import torch
 from torch import Tensor
 
 from cl.components import Step
+from cl.engines import optimizer_state
 from cl.engines.pieces import Pieces
-from cl.errors import CheckpointError, NumericError
+from cl.errors import NumericError
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.rules import set_rates
 from cl.optim.schedules import Schedule
-from cl.types import Embeddings, StepOutput, Views
+from cl.types import StepOutput, Views
+
+T = TypeVar("T")
 
 
 @gin.register
@@ -27,6 +31,9 @@ class LocalEngine:
         piece: samples that pass the networks at a time; None: all. The gradient is the whole batch's, at the price
             of a second forward pass; batch statistics are each piece's own. See `Pieces`.
     """
+
+    distributed = False
+    sharded = False
 
     def __init__(
         self,
@@ -65,10 +72,8 @@ class LocalEngine:
         """The objective under autocast (none at float32)."""
         self.pieces = None
         if self.piece is None or len(views.sample) <= self.piece:
-            views = self._ready(views)
-            with self._autocast():
-                return self.objective(views)
-        self.pieces = Pieces(self.objective.encoder, views, self.piece, self._ready, self._autocast)
+            return self._run(self.objective, views)
+        self.pieces = Pieces(self.objective.encoder, views, self.piece, self._run)
         with self._autocast():
             return self.objective.contrast(self.pieces.embeddings)
 
@@ -76,12 +81,17 @@ class LocalEngine:
         """Adds this batch's gradients."""
         (output.loss / self.accumulate).backward()
         if self.pieces is not None:
-            self.pieces.backward()
+            for views, loss_of in self.pieces.again():
+                loss = loss_of(self._run(self.objective.encoder.queries, views))
+                if loss.requires_grad:
+                    loss.backward()
             self.pieces = None
-        self.outputs.append(_detached(output))
+        self.outputs.append(output.detached())
 
-    def _ready(self, views: Views) -> Views:
-        return views.made().to(self.device, self.format)
+    def _run(self, network: Callable[[Views], T], views: Views) -> T:
+        views = views.made().to(self.device, self.format)
+        with self._autocast():
+            return network(views)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
@@ -94,7 +104,7 @@ class LocalEngine:
         """
         if len(self.outputs) < self.accumulate:
             return None
-        output, self.outputs = _joined(self.outputs), []
+        output, self.outputs = StepOutput.joined(self.outputs), []
         trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if not torch.isfinite(output.loss + norm):
@@ -109,55 +119,14 @@ class LocalEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return output
 
-    def state_dict(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Tensor]:
+        """The objective's state."""
+        return self.objective.state_dict()
+
+    def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's state, tensors by parameter name."""
-        state = self.optimizer.state
-        return {f"optimizer|{type(self.optimizer).__name__}": torch.zeros(1)} | {
-            f"{name}|{key}": value
-            for group in self.optimizer.param_groups
-            for name, parameter in zip(group["names"], group["params"], strict=True)
-            for key, value in state[parameter].items()
-            if isinstance(value, Tensor)
-        }
+        return optimizer_state.collect(self.optimizer, optimizer_state.groups_of(self.optimizer))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The reverse."""
-        kind = f"optimizer|{type(self.optimizer).__name__}"
-        if kind not in state:
-            have = next((key.split("|")[1] for key in state if key.startswith("optimizer|")), "another optimizer")
-            raise CheckpointError(
-                f"The checkpoint holds the state of {have}; this run steps with {kind.split('|')[1]}."
-            )
-        for group in self.optimizer.param_groups:
-            for name, parameter in zip(group["names"], group["params"], strict=True):
-                prefix = f"{name}|"
-                mine = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-                if mine:
-                    self.optimizer.state[parameter] = {key: _like(parameter, value) for key, value in mine.items()}
-
-
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    # Fused optimizers walk memory, not indices: what has the parameter's shape must have its strides too.
-    if value.shape != parameter.shape:
-        return value.to(parameter.device)
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def _detached(output: StepOutput) -> StepOutput:
-    return StepOutput(
-        loss=output.loss.detach(),
-        losses={name: loss.detach() for name, loss in output.losses.items()},
-        embeddings={name: each.detached() for name, each in output.embeddings.items()},
-    )
-
-
-def _joined(outputs: list[StepOutput]) -> StepOutput:
-    if len(outputs) == 1:
-        return outputs[0]
-    return StepOutput(
-        loss=torch.stack([output.loss for output in outputs]).mean(),
-        losses={name: torch.stack([o.losses[name] for o in outputs]).mean() for name in outputs[0].losses},
-        embeddings={
-            name: Embeddings.joined([output.embeddings[name] for output in outputs]) for name in outputs[0].embeddings
-        },
-    )
+        optimizer_state.distribute(self.optimizer, optimizer_state.groups_of(self.optimizer), state)

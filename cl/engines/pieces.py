@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from cl.components import Encoder
 from cl.types import Embeddings, Views
+
+Encode = Callable[[Views], dict[str, Embeddings]]
 
 
 class Pieces:
@@ -27,8 +30,7 @@ class Pieces:
         encoder: in train mode.
         views: the batch, its views made or not.
         size: largest piece, in samples; pieces are as equal as can be.
-        ready: makes a piece and moves it to the device.
-        autocast: a new context for the networks.
+        encode: runs the encoder's `queries` or `keys`, handed over, on views: makes them, and where they belong.
 
     Attributes:
         embeddings: of the whole batch; those of queries are leaves.
@@ -39,12 +41,9 @@ class Pieces:
         encoder: Encoder,
         views: Views,
         size: int,
-        ready: Callable[[Views], Views],
-        autocast: Callable[[], AbstractContextManager],
+        encode: Callable[[Encode, Views], dict[str, Embeddings]],
     ):
         self.encoder = encoder
-        self.ready = ready
-        self.autocast = autocast
         self.b = len(views.sample)
         count = math.ceil(self.b / size)
         self.slices = [slice(self.b * i // count, self.b * (i + 1) // count) for i in range(count)]
@@ -52,15 +51,15 @@ class Pieces:
         self.views = _of(views, [queries for queries, _ in layouts])
         self.key_views = _of(views, [keys for _, keys in layouts if keys is not None])
         self.states: list[list[Tensor]] = []
-        self.embeddings = self._first()
+        self.embeddings = self._first(encode)
 
     @torch.no_grad()
-    def _first(self) -> dict[str, Embeddings]:
+    def _first(self, encode: Callable[[Encode, Views], dict[str, Embeddings]]) -> dict[str, Embeddings]:
         encoded = []
-        with _buffers_kept(self.encoder), self.autocast():
+        with _buffers_kept(self.encoder):
             for piece in self.slices:
                 self.states.append(_random_state())
-                encoded.append(self.encoder.queries(self.ready(self.views.part(piece))))
+                encoded.append(encode(self.encoder.queries, self.views.part(piece)))
         queries = {name: Embeddings.joined([part[name] for part in encoded]) for name in encoded[0]}
         for found in queries.values():
             found.q.requires_grad_()
@@ -68,27 +67,30 @@ class Pieces:
             return queries
         order = self.encoder.key_order(self.b)
         mixed = self.key_views if order is None else self.key_views.part(order)
-        with self.autocast():
-            parts = [self.encoder.keys(self.ready(mixed.part(piece))) for piece in self.slices]
+        parts = [encode(self.encoder.keys, mixed.part(piece)) for piece in self.slices]
         return {
             name: found.with_keys(Embeddings.joined([part[name] for part in parts]), order)
             for name, found in queries.items()
         }
 
-    def backward(self) -> None:
-        """Once the embeddings have their gradients: adds the networks' own."""
+    def again(self) -> Iterator[tuple[Views, Callable[[dict[str, Embeddings]], Tensor]]]:
+        """Once the embeddings have their gradients: every piece's views, and what makes a loss of its embeddings.
+
+        That loss has the networks' gradients of the whole batch's. It is to be encoded and carried back between this
+        piece and the next, while the random numbers are those of the first pass.
+        """
         after = _random_state()
         for piece, state in zip(self.slices, self.states, strict=True):
             _set_random_state(state)
-            with self.autocast():
-                encoded = self.encoder.queries(self.ready(self.views.part(piece)))
-            rows, gradients = [], []
-            for name, found in self.embeddings.items():
-                if found.q.grad is not None and encoded[name].q.requires_grad:
-                    rows.append(encoded[name].q)
-                    gradients.append(_rows_of(found.q.grad, piece, len(found.q_views)))
-            torch.autograd.backward(rows, gradients)
+            yield self.views.part(piece), partial(self._weighed, piece)
         _set_random_state(after)
+
+    def _weighed(self, piece: slice, encoded: dict[str, Embeddings]) -> Tensor:
+        total = torch.zeros((), device=next(iter(encoded.values())).q.device)
+        for name, found in self.embeddings.items():
+            if found.q.grad is not None:
+                total = total + (encoded[name].q * _rows_of(found.q.grad, piece, len(found.q_views))).sum()
+        return total
 
 
 def smallest_piece(b: int, size: int | None) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl.components import Capability, Step
+from cl.distributed import gather
 from cl.errors import NumericError
 from cl.evaluation.spectrum import effective_rank, feature_std
 from cl.objective import Objective
@@ -15,7 +16,7 @@ from cl.types import StepOutput
 
 @gin.register
 class CollapseMonitor:
-    """Feature std and effective rank of the step's queries, and whether they say "collapsed".
+    """Feature std and effective rank of the step's queries, those of all ranks, and whether they say "collapsed".
 
     A healthy feature std is near 1 / sqrt(d). Only these numbers can tell for methods whose loss looks good when
     everything has become one point (BYOL).
@@ -45,7 +46,7 @@ class CollapseMonitor:
         """Every `every` steps: 'feature_std', 'effective_rank', 'collapsed' (0 or 1)."""
         if step.index % self.every and step.index + 1 != step.total:
             return {}
-        q = next(iter(output.embeddings.values())).q.detach()
+        q = gather(next(iter(output.embeddings.values())).q.detach())
         std, rank = feature_std(q), effective_rank(q, centred=False)
         low = std * math.sqrt(q.shape[1]) < self.std_fraction or rank < self.min_rank
         self.in_a_row = self.in_a_row + 1 if low else 0

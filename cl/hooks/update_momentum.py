@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cl.components import Capability, Step
+from cl.distributed import share, share_changed
 from cl.encoders.momentum import Momentum
 from cl.hooks.stateless import Stateless
 from cl.objective import Objective
@@ -17,6 +18,8 @@ from cl.types import StepOutput
 @gin.register
 class UpdateMomentum(Stateless):
     """target <- target + (1 - momentum) (online - target), once per applied optimizer step.
+
+    Under ZeRO-3 every rank moves its share of the copy, and nothing is gathered.
 
     Args:
         momentum: a number in [0, 1], or a schedule of it (BYOL: `Cosine(0.99, 1)`).
@@ -40,13 +43,13 @@ class UpdateMomentum(Stateless):
         encoder = objective.encoder
         assert isinstance(encoder, Momentum), "UpdateMomentum needs a Momentum encoder"
         momentum = self.momentum(step)
-        target, online = list(encoder.target.parameters()), list(encoder.online.parameters())
-        if self.buffers == "average":
-            target += [buffer for buffer in encoder.target.buffers() if buffer.is_floating_point()]
-            online += [buffer for buffer in encoder.online.buffers() if buffer.is_floating_point()]
+        for mine, theirs in zip(encoder.target.parameters(), encoder.online.parameters(), strict=True):
+            share(mine).lerp_(share(theirs).to(mine.dtype), 1 - momentum)
+            share_changed(mine)
+        target, online = list(encoder.target.buffers()), list(encoder.online.buffers())
         for mine, theirs in zip(target, online, strict=True):
-            mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
-        if self.buffers == "copy":
-            for mine, theirs in zip(encoder.target.buffers(), encoder.online.buffers(), strict=True):
+            if self.buffers == "copy":
                 mine.copy_(theirs)
+            elif self.buffers == "average" and mine.is_floating_point():
+                mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
         return {"momentum": torch.tensor(momentum)}

@@ -13,6 +13,8 @@ from cl.optim.rules import Rule, parameter_groups
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019); torch's, fused."""
 
+    by_layer = False
+
     def __init__(
         self,
         lr: float,

@@ -15,6 +15,8 @@ from cl.optim.rules import Rule, parameter_groups
 class LARS:
     """timm's LARS (You et al. 2017), as SimCLR and BYOL train: groups without decay are not adapted."""
 
+    by_layer = True
+
     def __init__(
         self,
         lr: float,

@@ -12,8 +12,10 @@ class Optimizer(Protocol):
 
     Attributes:
         lr: the rate that schedules and rules scale.
+        by_layer: whether a step depends on the norms of whole tensors (LARS, LAMB).
     """
 
     lr: float
+    by_layer: bool
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer: ...

@@ -13,6 +13,8 @@ from cl.optim.rules import Rule, parameter_groups
 class SGD:
     """torch's SGD, fused."""
 
+    by_layer = False
+
     def __init__(
         self,
         lr: float,

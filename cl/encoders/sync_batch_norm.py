@@ -1,0 +1,94 @@
+"""Batch normalisation whose batch is that of all processes."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cl.distributed import gather, world_size
+from cl.encoders.norms import BatchNorm, SplitBatchNorm
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch normalisation over the rows of all ranks, on any backend: torch's own refuses CPU tensors.
+
+    The gradient is that of one process with all rows, once ranks are averaged. Every rank must hold as many rows. One
+    collective each way; sums over rows are torch's kernels', which add up in float64 on a CPU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`n c ...` to the same shape."""
+        if world_size() == 1 or not self.training:
+            return super().forward(input)
+        mean, variance = _statistics(input)
+        if self.track_running_stats:
+            rows = input.numel() // input.shape[1] * world_size()
+            self._remember(mean, variance * (rows / max(rows - 1, 1)))
+        return _Normalise.apply(input, self.weight, self.bias, mean, variance, self.eps)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+def synchronise(module: nn.Module) -> None:
+    """Puts `SyncBatchNorm` in the place of every batch normalisation in a module, parameters and buffers and all.
+
+    `SplitBatchNorm`, whose point is that statistics are not shared, stays.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, SplitBatchNorm | SyncBatchNorm):
+                parent.add_module(name, _synchronised(child))
+
+
+def _synchronised(norm: _BatchNorm) -> SyncBatchNorm:
+    new = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum or 0.1, norm.affine)
+    new.momentum, new.track_running_stats = norm.momentum, norm.track_running_stats
+    new.__dict__["_parameters"], new.__dict__["_buffers"] = norm._parameters, norm._buffers
+    return new.train(norm.training)
+
+
+@torch.no_grad()
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    # Means of means and of variances, not of squares: no cancellation where the mean is large.
+    local = torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0)).double()
+    means, variances = gather(local[None]).unbind(dim=1)
+    variance, mean = torch.var_mean(means, dim=0, correction=0)
+    return mean.float(), (variances.mean(dim=0) + variance).float()
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[reportIncompatibleMethodOverride]
+        # With y = (x - mean) / std:  dx = weight / std (g - mean(g) - y mean(g y)), means over the rows of all ranks.
+        (gradient,), (x, weight, mean, variance) = gradients, ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, torch.ones_like(mean), None, None, mean, inverse, True, ctx.eps, [False, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias]).double()
+        dist.all_reduce(sums)
+        rows = x.numel() // x.shape[1] * dist.get_world_size()
+        scale = inverse if weight is None else weight * inverse
+        with_y, alone = (-(sums / rows) * scale).float().unbind()
+        rest = F.batch_norm(x, mean, variance, with_y, alone, training=False, eps=ctx.eps)
+        of_x = rest.addcmul_(gradient, scale.to(gradient.dtype).view(1, -1, *(1 for _ in range(x.ndim - 2))))
+        return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None, None, None

@@ -1,0 +1,160 @@
+"""The processes of a run: joined at the start, watched while it goes, left at the end.
+
+A launcher says by the environment who a process is: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. Without
+these a run is one process, and nothing here does anything.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
+
+from cl.errors import ConfigError, PeerError
+
+BEAT = 1.0
+"""Seconds between two signs of life."""
+
+
+@contextmanager
+def joined(expected: int | None, timeout: float) -> Iterator[None]:
+    """Inside, a process belongs to the run's group, and ends with its launcher.
+
+    Args:
+        expected: how many processes there must be; None: as many as the launcher says.
+        timeout: seconds that a process waits for the others, at the start and whenever they exchange anything.
+
+    Raises:
+        ConfigError: there are not as many as expected.
+        PeerError: another process did not come, or was lost; the message names it.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if expected is not None and world != expected:
+        raise ConfigError(
+            f"cl.train.processes is {expected}, and the launcher started {world}. Look at its list of hosts and at "
+            "its number of processes a host: a list that cannot be read is passed over by some launchers."
+        )
+    if world == 1:
+        yield
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    _share_cores()
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=timeout)))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerError(
+            f"Rank {rank} waited {timeout:g} s for all of {world} processes at {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')}, and not all came. Start as many as the launcher was told, and see that "
+            "they can reach that address (GLOO_SOCKET_IFNAME names the network interface)."
+        ) from error
+    watch = _Watch(store.clone() if isinstance(store, TCPStore) else store, rank, world)
+    try:
+        yield
+    except Exception as error:
+        if not _of_a_peer(error):
+            raise
+        raise PeerError(
+            f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again with "
+            "--resume."
+        ) from error
+    else:
+        dist.destroy_process_group()
+    finally:
+        watch.stop()
+
+
+def leave(code: int) -> None:
+    """Ends a process that had peers with `code`, and without the interpreter's clean-up: ZeRO-3 may abort in it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _share_cores() -> None:
+    """Two processes with all cores' threads each slow one another down many times over."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+
+
+def _of_a_peer(error: BaseException) -> bool:
+    """Whether it came from an exchange with other processes that failed."""
+    said = str(error)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in said for word in ("gloo", "Connection closed by peer", "NCCL"))
+    )
+
+
+class _Watch:
+    """A thread that shows the others that this process lives, and stops it with SIGTERM where its launcher is gone."""
+
+    def __init__(self, store: Store, rank: int, world: int):
+        self.store = store
+        self.rank = rank
+        self.world = world
+        self.parents = _parents()
+        self.stopped = threading.Event()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: at once, where the parent itself dies
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        beat = 0
+        while not self.stopped.wait(BEAT):
+            beat += 1
+            with suppress(dist.DistError, RuntimeError):  # who keeps the store is gone: the next exchange will say so
+                self.store.set(f"beat/{self.rank}", str(beat))
+            if self.parents and _parents()[: len(self.parents)] != self.parents:
+                self.parents = []
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def lost(self) -> str:
+        """Which ranks show no sign of life any more, in words."""
+        try:
+            before = self._beats()
+            time.sleep(3 * BEAT)
+            after = self._beats()
+        except (dist.DistError, RuntimeError):
+            return "rank 0 was lost, or the launcher, whichever kept the list of processes"
+        gone = [str(rank) for rank in range(self.world) if rank != self.rank and before[rank] == after[rank]]
+        if not gone:
+            return "an exchange with the other processes failed, and all of them show signs of life"
+        return f"rank {gone[0]} was lost" if len(gone) == 1 else f"ranks {', '.join(gone)} were lost"
+
+    def _beats(self) -> list[bytes]:
+        keys = [f"beat/{rank}" for rank in range(self.world)]
+        return [self.store.get(key) if self.store.check([key]) else b"" for key in keys]
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self.stopped.set()
+        self.thread.join()
+
+
+def _parents() -> list[int]:
+    """The launcher's process, and where that is one of DeepSpeed's for a host, also the one that started it."""
+    parent = os.getppid()
+    try:
+        about = Path(f"/proc/{parent}")
+        if b"deepspeed.launcher.launch" in (about / "cmdline").read_bytes():
+            return [parent, int((about / "stat").read_text().rpartition(")")[2].split()[1])]
+    except OSError:
+        pass
+    return [parent]
