@@ -340,8 +340,14 @@ def _interrupts():
         caught.append(number)
 
     before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
+    lost = False
     try:
         yield caught
+    except (
+        RuntimeError
+    ):  # other processes may be lost: what a launcher sends then must not end this one before it says so
+        lost = world_size() > 1
+        raise
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if not lost else ():
             signal.signal(number, handler)
