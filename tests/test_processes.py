@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,18 +28,38 @@ SMALL = {
 }
 
 
-def start(launcher, out, stage=1, files=(), resume=False, **values):
+def words(stage=1, **values):
+    """Of the command line: SimCLR in small, and bindings with `__` for a dot."""
+    files = ["gin/simclr.gin", *([] if stage is None else [f"gin/scale/zero{stage}.gin"])]
     params = [f"{name.replace('__', '.')} = {value}" for name, value in (SMALL | values).items()]
-    files = ["gin/simclr.gin", f"gin/scale/zero{stage}.gin", *files]
-    words = [word for file in files for word in ("--gin", file)]
-    words += [word for param in params for word in ("--param", param)]
-    words = words if not resume else ["--resume"]
+    given = [word for file in files for word in ("--gin", file)]
+    return given + [word for param in params for word in ("--param", param)]
+
+
+def start(launcher, out, arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     log = out.with_suffix(".log").open("w")
-    command = [*LAUNCHERS[launcher], "tools/train.py", *words, "--out", str(out)]
+    command = [*LAUNCHERS[launcher], "tools/train.py", *arguments, "--out", str(out)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
+
+
+def finished(launcher, out, arguments):
+    """The codes of all ranks, once they ended."""
+    process = start(launcher, out, arguments)
+    try:
+        process.wait(timeout=200)
+    finally:
+        kill(process)
+    return codes(out)
+
+
+def kill(process):
+    """The launcher and all it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def steps(out):
@@ -73,13 +95,13 @@ def codes(out):
 
 
 def running(launcher, out, **values):
-    process = start(launcher, out, cl__train__steps=100000, **values)
+    process = start(launcher, out, words(cl__train__steps=100000, **values))
     try:
         until(lambda: len(steps(out)) >= 3, process)
         found = ranks(out)
         assert sorted(found) == [0, 1]
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         raise
     return process, found
 
@@ -116,3 +138,63 @@ def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, tmp_path):
     assert not alive and codes(out) == {1 - lost: 6}
     assert f"PeerError: Rank {1 - lost}: rank {lost} was lost" in said(out)
     assert not (out / "checkpoints").exists()
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "launcher"), [(0, "torchrun"), (1, "deepspeed"), (2, "torchrun"), (3, "deepspeed")])
+def test_killed_at_any_moment_a_run_goes_on_as_the_unbroken_one(stage, launcher, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = words(stage, cl__train__steps=30, cl__train__checkpoint_every=1)
+    assert finished(launcher, whole, settings) == {0: 0, 1: 0}
+    process = start(launcher, broken, settings)
+    try:
+        until(lambda: len(steps(broken)) > 4, process)
+    finally:
+        kill(process)
+    assert not codes(broken) and max(losses(broken)) < 30
+    assert finished(launcher, broken, ["--resume"]) == {0: 0, 1: 0}
+    assert losses(broken) == losses(whole) and len(losses(whole)) == 30
+
+
+REFUSED = {
+    "one engine a process": (
+        words(stage=None, cl__train__steps=2),
+        r"2 processes were started, and LocalEngine is for one.*zero1\.gin",
+    ),
+    "too few": (
+        words(cl__train__steps=2, cl__train__processes=3),
+        r"cl\.train\.processes is 3, and the launcher started 2",
+    ),
+    "a batch that does not divide": (words(cl__train__steps=2, MemoryViews__batch=17), r"not a multiple of 2"),
+    "layers in flat shares": (
+        [*words(cl__train__steps=2), "--param", "cl.train.optimizer = @LARS()", "--param", "LARS.lr = 1.0"],
+        r"LARS scales every layer's step",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_opened(why, tmp_path):
+    arguments, message = REFUSED[why]
+    process = start("torchrun", tmp_path / "run", arguments)
+    assert process.wait(timeout=120) == 1  # torchrun's own
+    assert len(re.findall(f"ConfigError: .*{message}", said(tmp_path / "run"))) == 1, "one process says it"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(tmp_path):
+    out = tmp_path / "run"
+    poison = ["--import", "poison", "--param", "MemoryViews.transforms = [@BatchAugment(), @Poisoned()]"]
+    poison += ["--param", "Poisoned.size = 32"]
+    arguments = [*words(cl__train__steps=9, cl__train__checkpoint_every=1), *poison]
+    assert finished("torchrun", out, arguments) == {0: 4, 1: 4}
+    batch = json.loads((out / "bad_batch.json").read_text())
+    assert batch["step"] == 3 and len(set(batch["keys"])) == 16
+    assert (out / "checkpoints" / "last").read_text() == "step-00000002" and "NumericError: Step 3" in said(out)

@@ -86,8 +86,9 @@ def train(training, gradient_of):
         while applied is None:
             output = training.engine(next(batches))
             training.engine.backward(output)
-            trained = [(name, p) for name, p in training.objective.named_parameters() if p.requires_grad]
-            gradients = {name: gradient_of(parameter).double().clone() for name, parameter in trained}
+            if len(training.engine.outputs) == training.engine.accumulate:
+                trained = [(name, p) for name, p in training.objective.named_parameters() if p.requires_grad]
+                gradients = {name: gradient_of(parameter).double().clone() for name, parameter in trained}
             applied = training.engine.step(step)
         for hook in training.hooks:
             hook(training.objective, applied, step)
