@@ -122,8 +122,8 @@ class Encoder(Protocol):
         """The call's keys alone, as the queries of what is returned; empty where the keys are the queries."""
         ...
 
-    def key_order(self, b: int) -> Int64[Tensor, "b"] | None:
-        """The order in which a batch is to be given to `keys`, drawn anew; None: as it is."""
+    def key_order(self, b: int) -> Int64[Tensor, "wb"] | None:
+        """The order in which all ranks' samples are to be given to `keys`, drawn anew; None: as they are."""
         ...
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:

@@ -62,6 +62,13 @@ def largest_over_ranks(number: int) -> int:
     return int(largest)
 
 
+def of_first(value: Tensor) -> Tensor:
+    """Rank 0's tensor, on all ranks; all have one of that shape."""
+    if world_size() > 1:
+        dist.broadcast(value, src=0)
+    return value
+
+
 def gather_objects(value: T) -> list[T]:
     """Every rank's value, in rank order: for what is small."""
     if world_size() == 1:

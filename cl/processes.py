@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -49,6 +50,7 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     _share_cores()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls of it
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local)

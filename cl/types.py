@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from cl.distributed import gather
+from cl.distributed import gather, rank, world_size
 from cl.matches import Matches, sums
 
 GROUP, SAMPLE, VIEW = 0, 1, 2
@@ -47,6 +47,10 @@ class Pending:
 
     def __getitem__(self, which: "slice | Tensor") -> "Pending":
         return replace(self, rows=self.rows[which], sample=self.sample[which])
+
+    def gathered(self) -> "Pending":
+        """Of all ranks."""
+        return replace(self, rows=gather(self.rows), sample=gather(self.sample))
 
     def made(self) -> Tensor:
         """The view. The same whatever other samples it is made along with."""
@@ -83,6 +87,16 @@ class Views:
         places = range(len(self.keys))[which] if isinstance(which, slice) else which.tolist()
         keys = tuple(self.keys[place] for place in places) if self.keys else ()
         return replace(self, crops=crops, group=group, sample=sample, keys=keys)
+
+    def shuffled(self, order: Int64[Tensor, "wb"]) -> "Views":
+        """This rank's share of all ranks' samples in `order`."""
+        share = order[rank() * len(self.sample) :][: len(self.sample)]
+        if world_size() == 1:
+            return self.part(share)
+        share = share.to(self.sample.device)
+        crops = tuple(crop.gathered() if isinstance(crop, Pending) else gather(crop) for crop in self.crops)
+        every = replace(self, crops=crops, group=gather(self.group), sample=gather(self.sample), keys=())
+        return every.part(share)
 
     def made(self) -> "Views":
         """The same batch, every view a tensor."""
@@ -126,12 +140,15 @@ class Embeddings:
         k, k_ids = (_joined([getattr(part, name) for part in parts], first.k_views) for name in ("k", "k_ids"))
         return replace(first, q=q, q_ids=q_ids, k=k, k_ids=k_ids)
 
-    def with_keys(self, keys: "Embeddings", order: Int64[Tensor, "b"] | None = None) -> "Embeddings":
-        """These queries, and as keys the queries of `keys`, whose samples came in `order`."""
+    def with_keys(self, keys: "Embeddings", order: Int64[Tensor, "wb"] | None = None) -> "Embeddings":
+        """These queries, and as keys the queries of `keys`, whose samples were `Views.shuffled` by `order`."""
         k, ids = keys.q, keys.q_ids
         if order is not None:
-            back, v = order.argsort().to(ids.device), len(keys.q_views)
-            k, ids = (rearrange(rows, "(v b) x -> v b x", v=v)[:, back].flatten(0, 1) for rows in (k, ids))
+            v, w = len(keys.q_views), world_size()
+            b = len(ids) // v
+            own = order.argsort()[rank() * b :][:b].to(ids.device)
+            every = (rearrange(gather(rows), "(w v b) x -> v (w b) x", w=w, v=v) for rows in (k, ids))
+            k, ids = (rows[:, own].flatten(0, 1) for rows in every)
         return replace(self, k=k, k_ids=ids, k_views=keys.q_views)
 
     def detached(self) -> "Embeddings":

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from cl import wiring
+from cl.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -198,3 +203,21 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(tmp
     batch = json.loads((out / "bad_batch.json").read_text())
     assert batch["step"] == 3 and len(set(batch["keys"])) == 16
     assert (out / "checkpoints" / "last").read_text() == "step-00000002" and "NumericError: Step 3" in said(out)
+
+
+@pytest.mark.slow
+def test_shared_out_evaluations_are_those_of_one_process(tmp_path):
+    small = {"cl__train__steps": 1, "cl__train__evaluations": "[@KNN()]", "SGD__lr": 0.0, "SGD__weight_decay": 0.0}
+    arguments = [*words(3, **small), "--param", "cl.train.optimizer = @SGD()"]  # the weights stay, statistics move
+    assert finished("torchrun", tmp_path / "two", arguments) == {0: 0, 1: 0}
+    params = [f"{name.replace('__', '.')} = {value}" for name, value in (SMALL | small).items()]
+    torch.manual_seed(0)
+    one = wiring.read([ROOT / "gin" / "simclr.gin"], [*params, "cl.train.optimizer = @SGD()"]).build()
+    alone = one.run(RunFolder(tmp_path / "one", resume=False))
+    two = json.loads((tmp_path / "two" / "summary.json").read_text())
+    for name in ("knn_raw_pixels", "knn_random_init", "knn"):
+        assert two[name] == pytest.approx(alone[name], abs=2e-3), name
+    trunks = [load_file(tmp_path / each / "trunk.image.safetensors") for each in ("one", "two")]
+    assert trunks[0].keys() == trunks[1].keys()
+    for name, value in trunks[0].items():
+        torch.testing.assert_close(trunks[1][name], value, rtol=1e-4, atol=1e-5)

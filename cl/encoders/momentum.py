@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.distributed import of_first, world_size
 from cl.encoders.mlp import MLP
 from cl.encoders.towers import Rows, Towers
 from cl.types import Embeddings, Views
@@ -26,8 +27,9 @@ class Momentum(nn.Module):
         predictors: by embedding, `n d` to `n d`, between queries and their normalisation; none: MoCo.
         query_views: views that become queries; None: all.
         key_views: views that become keys; None: all.
-        shuffle_keys: run the copy on a random permutation of the batch and put its rows back in order, so that
-            `SplitBatchNorm` gives a sample's key and query different company (MoCo section 3.3).
+        shuffle_keys: run the copy on a random permutation of the batch, that of all ranks, and put its rows back in
+            order, so that batch statistics that are a rank's own, or `SplitBatchNorm`, give a sample's key and query
+            different company (MoCo section 3.3).
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Momentum(nn.Module):
         """Embeddings with queries from the online network and keys from the copy."""
         queries = self.queries(views)
         order = self.key_order(len(views.sample))
-        keys = self.keys(views if order is None else views.part(order))
+        keys = self.keys(views if order is None else views.shuffled(order))
         return {name: found.with_keys(keys[name], order) for name, found in queries.items()}
 
     def queries(self, views: Views) -> dict[str, Embeddings]:
@@ -115,9 +117,9 @@ class Momentum(nn.Module):
         found = self.target.rows(_chosen(views, self.key_views))
         return {name: Embeddings(self.target.finish(rows.z), rows.ids, rows.views) for name, rows in found.items()}
 
-    def key_order(self, b: int) -> Int64[Tensor, "b"] | None:
-        """A random permutation with `shuffle_keys`, else None."""
-        return torch.randperm(b) if self.shuffle_keys else None
+    def key_order(self, b: int) -> Int64[Tensor, "wb"] | None:
+        """A random permutation of all ranks' samples with `shuffle_keys`, else None."""
+        return of_first(torch.randperm(b * world_size())) if self.shuffle_keys else None
 
     def _predicted(self, name: str, rows: Rows) -> Float[Tensor, "m d"]:
         if name not in self.predictors:

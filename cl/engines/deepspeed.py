@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO on any number of processes."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -103,8 +104,11 @@ class DeepSpeedEngine:
         precision: torch.dtype,
     ) -> None:
         """Gives the objective to DeepSpeed; rank 0's parameters are everybody's."""
+        if device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # instead of a warning that none was found
         import deepspeed  # seconds to import
 
+        deepspeed.utils.logger.setLevel(logging.ERROR)
         if not dist.is_initialized():
             dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it

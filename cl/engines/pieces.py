@@ -66,7 +66,7 @@ class Pieces:
         if not self.key_views.numbers:
             return queries
         order = self.encoder.key_order(self.b)
-        mixed = self.key_views if order is None else self.key_views.part(order)
+        mixed = self.key_views if order is None else self.key_views.shuffled(order)
         parts = [encode(self.encoder.keys, mixed.part(piece)) for piece in self.slices]
         return {
             name: found.with_keys(Embeddings.joined([part[name] for part in parts]), order)

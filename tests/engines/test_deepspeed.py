@@ -80,6 +80,7 @@ class Loaded:
 def train(training, gradient_of):
     """The last step's gradients, and the weights and buffers after it."""
     training.start()
+    torch.manual_seed(7)  # keys are shuffled as rank 0 says
     batches = training.views.iterate(training.place)
     for index in range(STEPS):
         step, applied = Step(index, STEPS), None
@@ -97,36 +98,45 @@ def train(training, gradient_of):
 
 
 class Reordered:
-    """The same batches, their rows as ranks have them."""
+    """The same batches, the rows of a piece as ranks have them."""
 
-    def __init__(self, views):
+    def __init__(self, views, piece):
         self.views = views
+        self.piece = piece
 
     def iterate(self, place):
         for views in self.views.iterate(place):
-            rows = torch.arange(len(views.sample))
-            yield views.made().part(torch.cat([rows[rank::WORLD] for rank in range(WORLD)]))
+            pieces = torch.arange(BATCH).split(self.piece or BATCH)
+            order = torch.cat([rows[rank::WORLD] for rows in pieces for rank in range(WORLD)])
+            yield views.made().part(order)
 
 
-VARIANTS = {  # of one process with all samples, and of ranks
-    "plain": ({}, {}),
-    "pieces": ({"piece": BATCH // 2}, {"piece": BATCH // 2 // WORLD}),
-    "accumulated": ({"accumulate": 2}, {"accumulate": 2}),
-    "clipped": ({"clip": 0.1}, {"clip": 0.1}),
+SPLIT = {
+    "SmallResNet.norm": "@SplitBatchNorm",
+    "projector/MLP.norm": "@SplitBatchNorm",
+    "projector/MLP.norm_last": "@SplitBatchNorm",
+    "SplitBatchNorm.splits": WORLD,
 }
-FEW = ("byol", "clip", "supcon_queue")
-"""Recipes that run all variants: keys without gradient, a learned temperature, a queue, statistics of batches."""
-
-
-def variants(recipe):
-    return VARIANTS if recipe in FEW else ["plain"]
+SHUFFLED = {"Momentum.shuffle_keys": True, "Siamese.joint": False}
+VARIANTS = {  # bindings of one process with all samples, and of ranks
+    "plain": ({}, {}),
+    "pieces": (
+        {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
+        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5},
+    ),
+    "accumulated": ({"LocalEngine.accumulate": 2}, {"DeepSpeedEngine.accumulate": 2}),
+    "clipped": ({"LocalEngine.clip": 0.1}, {"DeepSpeedEngine.clip": 0.1}),
+    "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
+}
+RUNS = {"moco_v2": ("plain", "shuffled")}
+RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "pieces", "accumulated", "clipped"))
+"""Recipes that run more than the plain variant."""
 
 
 def alone(recipe, variant, reordered=False):
-    values = {f"LocalEngine.{name}": value for name, value in VARIANTS[variant][0].items()}
-    training = wired(recipe, SMALL_STEPS | values | {"LocalEngine.channels_last": False})
+    training = wired(recipe, SMALL_STEPS | VARIANTS[variant][0] | {"LocalEngine.channels_last": False})
     if reordered:
-        training.views = Reordered(training.views)
+        training.views = Reordered(training.views, training.engine.piece)
     return train(training, lambda p: p.grad)
 
 
@@ -138,8 +148,7 @@ def sharded(recipe, stage, values):
 def on_ranks(recipe, variant, stage):
     from deepspeed.utils import safe_get_full_grad
 
-    values = {f"DeepSpeedEngine.{name}": value for name, value in VARIANTS[variant][1].items()}
-    return train(sharded(recipe, stage, SMALL_STEPS | values), safe_get_full_grad)
+    return train(sharded(recipe, stage, SMALL_STEPS | VARIANTS[variant][1]), safe_get_full_grad)
 
 
 def run(training, folder, start=None):
@@ -158,7 +167,7 @@ def child(number, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=WORLD)
     for recipe in RUNNABLE:
         for stage in STAGES:
-            for variant in variants(recipe):
+            for variant in RUNS.get(recipe, ["plain"]):
                 torch.save(on_ranks(recipe, variant, stage), folder / f"{recipe}-{variant}-{stage}-{number}.pt")
             whole, broken, longer = (folder / f"{recipe}-{stage}-{what}" for what in ("whole", "broken", "longer"))
             run(sharded(recipe, stage, {}), whole)
@@ -198,8 +207,10 @@ def expected():
 
     @cache
     def find(recipe, variant):
-        wanted, again = alone(recipe, variant), alone(recipe, variant, reordered=variant != "pieces")
-        return wanted, {what: worst(again, wanted, what)[1] for what in ("gradients", "weights")}
+        # Batch statistics of half a batch are those of a rank's rows only where the rows are in the ranks' order.
+        wanted = alone(recipe, variant, reordered=variant == "shuffled")
+        again = alone(recipe, variant, reordered=True)
+        return wanted, {what: worst(again, wanted, what, variant)[1] for what in ("gradients", "weights")}
 
     return find
 
@@ -217,11 +228,13 @@ def errors(found, wanted):
         yield name, apart / (1e-7 * whole if size < 1e-7 * whole else 1e-5 * max(size, 1e-3 * whole))
 
 
-def worst(found, wanted, what):
+def worst(found, wanted, what, variant="plain"):
     compared = {
         name: value
         for name, value in wanted[what].items()
-        if value.is_floating_point() and "provider" not in name  # a queue's rows follow the batch's order
+        if value.is_floating_point()
+        and "provider" not in name  # a queue's rows follow the batch's order
+        and not (variant == "shuffled" and "running" in name)  # each rank's own
     }
     return max(errors(found[what], compared), key=lambda error: error[1])
 
@@ -230,22 +243,25 @@ def worst(found, wanted, what):
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_are_one_process(ranks, expected, recipe, variant, stage):
-    if variant not in variants(recipe):
+    if variant not in RUNS.get(recipe, ["plain"]):
         pytest.skip("a few recipes run this variant")
     first, second = (torch.load(ranks / f"{recipe}-{variant}-{stage}-{n}.pt", weights_only=True) for n in range(WORLD))
     wanted, control = expected(recipe, variant)
     assert second["weights"] == {}, "the weights are rank 0's to keep"
     for what in ("gradients", "weights"):
         assert first[what].keys() == wanted[what].keys()
-        name, error = worst(first, wanted, what)
+        name, error = worst(first, wanted, what, variant)
         print(f"{recipe} {variant} {stage} {what}: {error:.2f} of the bound ({name}), reordered {control[what]:.2f}")
-        # Large white areas put units on kinks with any seed: OpenMoji's gradients are as good as one process's.
-        assert error <= (1 if not recipe.startswith("openmoji") else max(1, 2 * control[what])), (what, name)
+        # One process is no better than this with its own rows in another order: large white areas put units on kinks
+        # with any seed, and captions in pieces of 8 leave batch normalisation next to nothing.
+        rough = recipe.startswith("openmoji") or (recipe, variant) == ("clip", "pieces")
+        assert error <= (max(1, 2 * control[what]) if rough else 1), (what, name)
     for name, value in first["gradients"].items():
         assert torch.equal(value, second["gradients"][name]), name
     for name, value in wanted["buffers"].items():
-        assert torch.equal(first["buffers"][name], second["buffers"][name]), name
-        if "provider" in name:
+        shared = variant != "shuffled" or "running" not in name
+        assert torch.equal(first["buffers"][name], second["buffers"][name]) == shared, name
+        if "provider" in name and variant != "shuffled":  # whose batches are in another order
             torch.testing.assert_close(first["buffers"][name], value, rtol=1e-5, atol=1e-5)
 
 
