@@ -26,6 +26,8 @@ from cl.components import Step
 from cl.distributed import on_first, rank
 from cl.run_folder import RunFolder
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the pair, five minutes here
+
 ROOT = Path(__file__).parents[2]
 RECIPES = [
     path.stem for path in sorted((ROOT / "gin").glob("*.gin")) if "\n#   python tools/train.py" in path.read_text()
