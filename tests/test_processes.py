@@ -117,28 +117,43 @@ def said(out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "whom"),
-    [("torchrun", "rank"), ("torchrun", "launcher"), ("deepspeed", "rank"), ("deepspeed", "launcher")],
+    ("launcher", "whom", "number", "code"),
+    [
+        ("torchrun", "rank", signal.SIGTERM, 1),
+        ("torchrun", "launcher", signal.SIGTERM, 1),
+        ("torchrun", "launcher", signal.SIGINT, 1),
+        ("deepspeed", "rank", signal.SIGINT, 143),
+        ("deepspeed", "launcher", signal.SIGTERM, -signal.SIGTERM),
+        ("deepspeed", "launcher", signal.SIGINT, -signal.SIGINT),
+    ],
 )
-def test_a_stopped_run_leaves_a_checkpoint_and_no_process(launcher, whom, tmp_path):
+def test_a_stopped_run_leaves_a_checkpoint_and_no_process(launcher, whom, number, code, tmp_path):
     out = tmp_path / "run"
     process, found = running(launcher, out)
-    os.kill(found[1].pid if whom == "rank" else process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    os.kill(found[1].pid if whom == "rank" else process.pid, number)
+    assert process.wait(timeout=60) == code
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
     assert not alive and codes(out) == {0: 143, 1: 143}
     last = (out / "checkpoints" / "last").read_text()
-    assert "Stopped by SIGTERM after step" in said(out) and last == f"step-{steps(out)[-1]:08d}"
+    assert re.search(r"Stopped by SIG(TERM|INT) after step", said(out)) and last == f"step-{steps(out)[-1]:08d}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "lost", "how", "code"),
+    [
+        ("torchrun", 0, signal.SIGKILL, 1),
+        ("torchrun", 1, signal.SIGKILL, 1),
+        ("deepspeed", 0, signal.SIGKILL, 247),
+        ("deepspeed", 1, signal.SIGKILL, 247),
+        ("torchrun", 1, signal.SIGSTOP, 1),  # it neither ends nor answers; its launcher kills it in the end
+    ],
+)
+def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, how, code, tmp_path):
     out = tmp_path / "run"
-    process, found = running(launcher, out)
-    os.kill(found[lost].pid, signal.SIGKILL)
-    process.wait(timeout=90)
+    process, found = running(launcher, out, cl__train__timeout=10.0)
+    os.kill(found[lost].pid, how)
+    assert process.wait(timeout=90) == code
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
     assert not alive and codes(out) == {1 - lost: 6}
     assert f"PeerError: Rank {1 - lost}: rank {lost} was lost" in said(out)
@@ -194,12 +209,13 @@ def test_what_cannot_work_is_refused_before_anything_is_opened(why, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(launcher, tmp_path):
     out = tmp_path / "run"
     poison = ["--import", "poison", "--param", "MemoryViews.transforms = [@BatchAugment(), @Poisoned()]"]
     poison += ["--param", "Poisoned.size = 32"]
     arguments = [*words(cl__train__steps=9, cl__train__checkpoint_every=1), *poison]
-    assert finished("torchrun", out, arguments) == {0: 4, 1: 4}
+    assert finished(launcher, out, arguments) == {0: 4, 1: 4}
     batch = json.loads((out / "bad_batch.json").read_text())
     assert batch["step"] == 3 and len(set(batch["keys"])) == 16
     assert (out / "checkpoints" / "last").read_text() == "step-00000002" and "NumericError: Step 3" in said(out)
