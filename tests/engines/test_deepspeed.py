@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from cl import rules, wiring
+from cl.checkpoint import read
 from cl.components import Step
 from cl.distributed import on_first, rank
 from cl.run_folder import RunFolder
@@ -162,6 +163,14 @@ def run(training, folder, start=None):
     training.run(on_first(lambda: RunFolder(folder, resume=start is not None)), resume=start is not None)
 
 
+def shared_out(training, start):
+    """The optimizer's state of a checkpoint, after the ranks took their shares of it."""
+    checkpoint = on_first(lambda: read(start))
+    training.start()
+    training.engine.load_state_dict(dict(checkpoint.optimizer))
+    return training.engine.state_dict()
+
+
 def child(number, folder):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(WORLD))
@@ -174,7 +183,9 @@ def child(number, folder):
             whole, broken, longer = (folder / f"{recipe}-{stage}-{what}" for what in ("whole", "broken", "longer"))
             run(sharded(recipe, stage, {}), whole)
             run(sharded(recipe, stage, {}), broken, start=whole / "checkpoints" / "step-00000002")
-            run(sharded(recipe, stage, {}), longer, start=folder / recipe / "checkpoints" / "step-00000002")
+            alone = folder / recipe / "checkpoints" / "step-00000002"
+            run(sharded(recipe, stage, {}), longer, start=alone)
+            torch.save(shared_out(sharded(recipe, stage, {}), alone), folder / f"{recipe}-state-{stage}-{number}.pt")
     dist.destroy_process_group()
     sys.stdout.flush()
     os._exit(0)  # ZeRO-3 may abort at the interpreter's exit
@@ -294,6 +305,9 @@ def test_a_run_goes_on_with_fewer_or_more_processes(ranks, tmp_path, recipe, sta
     wanted = losses(ranks / recipe)
     assert losses(ranks / f"{recipe}-{stage}-whole") == pytest.approx(wanted, rel=2e-3)
     assert losses(ranks / f"{recipe}-{stage}-longer") == pytest.approx({n: wanted[n] for n in (3, 4)}, rel=2e-3)
+    alone = read(ranks / recipe / "checkpoints" / "step-00000002").optimizer
+    shared = torch.load(ranks / f"{recipe}-state-{stage}-0.pt", weights_only=True)
+    assert shared.keys() == alone.keys() and all(torch.equal(shared[name], alone[name]) for name in alone)
     start = ranks / f"{recipe}-{stage}-whole" / "checkpoints" / "step-00000002"
     run(wired(recipe, {"LocalEngine.channels_last": False}), tmp_path / "fewer", start)
     assert losses(tmp_path / "fewer") == pytest.approx({n: wanted[n] for n in (3, 4)}, rel=2e-3)
