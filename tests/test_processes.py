@@ -140,20 +140,20 @@ def test_a_stopped_run_leaves_a_checkpoint_and_no_process(launcher, whom, number
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "lost", "how", "code"),
+    ("launcher", "lost", "how", "own"),
     [
-        ("torchrun", 0, signal.SIGKILL, 1),
-        ("torchrun", 1, signal.SIGKILL, 1),
-        ("deepspeed", 0, signal.SIGKILL, 247),
-        ("deepspeed", 1, signal.SIGKILL, 247),
-        ("torchrun", 1, signal.SIGSTOP, 1),  # it neither ends nor answers; its launcher kills it in the end
+        ("torchrun", 0, signal.SIGKILL, {1}),
+        ("torchrun", 1, signal.SIGKILL, {1}),
+        ("deepspeed", 0, signal.SIGKILL, {247, 6}),  # it looks once a second, and by then both may have ended
+        ("deepspeed", 1, signal.SIGKILL, {247, 6}),
+        ("torchrun", 1, signal.SIGSTOP, {1}),  # it neither ends nor answers; its launcher kills it in the end
     ],
 )
-def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, how, code, tmp_path):
+def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, how, own, tmp_path):
     out = tmp_path / "run"
     process, found = running(launcher, out, cl__train__timeout=10.0)
     os.kill(found[lost].pid, how)
-    assert process.wait(timeout=90) == code
+    assert process.wait(timeout=90) in own
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
     assert not alive and codes(out) == {1 - lost: 6}
     assert f"PeerError: Rank {1 - lost}: rank {lost} was lost" in said(out)
