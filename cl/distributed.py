@@ -1,4 +1,8 @@
-"""The few collective operations the components need. On one process each is the identity."""
+"""The few collective operations the components need. On one process each is the identity.
+
+What is small is gathered and added up by each rank: over gloo a sum takes three times as long to arrive (1.8 and 0.6 ms
+between two processes of a host), and the order of its additions would depend on the number of processes of a ring.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -48,18 +52,14 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """Mean of a statistic over the ranks, without gradient."""
     if world_size() == 1:
         return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    return gather(value.detach()[None]).mean(dim=0)
 
 
 def largest_over_ranks(number: int) -> int:
     """The largest of the ranks' numbers."""
     if world_size() == 1:
         return number
-    largest = torch.tensor([number])
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+    return int(gather(torch.tensor([number])).max())
 
 
 def of_first(value: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -84,9 +83,8 @@ class _Normalise(torch.autograd.Function):
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, torch.ones_like(mean), None, None, mean, inverse, True, ctx.eps, [False, True, True]
         )
-        sums = torch.stack([of_weight, of_bias]).double()
-        dist.all_reduce(sums)
-        rows = x.numel() // x.shape[1] * dist.get_world_size()
+        sums = gather(torch.stack([of_weight, of_bias])[None]).double().sum(dim=0)
+        rows = x.numel() // x.shape[1] * world_size()
         scale = inverse if weight is None else weight * inverse
         with_y, alone = (-(sums / rows) * scale).float().unbind()
         rest = F.batch_norm(x, mean, variance, with_y, alone, training=False, eps=ctx.eps)
