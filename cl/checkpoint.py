@@ -138,10 +138,14 @@ def read(path: Path) -> Checkpoint:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replaces a small file in one step."""
+    """Replaces a file in one step."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write_synced(aside, content)
-    aside.replace(path)
+    try:
+        write_synced(aside, content)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -5,13 +5,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from cl import rules, wiring
 from cl.distributed import on_first, rank
-from cl.errors import ClError, ConfigError
+from cl.errors import CheckpointError, ClError, ConfigError
 from cl.processes import joined, leave
 from cl.run_folder import RunFolder
 
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = error.code
     for folder in taken:
-        folder.write_json(f"exit.{number}.json", {"code": code})
+        with suppress(CheckpointError):  # the disk may be what ended the run
+            folder.write_json(f"exit.{number}.json", {"code": code})
     leave(code)
     return code
 
@@ -107,6 +109,6 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
 def _folder(arguments: argparse.Namespace, config: wiring.Wiring) -> RunFolder:
     path = arguments.out or RunFolder.fresh(Path(arguments.gin[0]).stem)
     folder = RunFolder(path, arguments.resume)
-    folder.write("config.gin", config.config_str())
-    folder.write("operative.gin", config.operative_str())
+    folder.write("config.gin", config.config_str().encode())
+    folder.write("operative.gin", config.operative_str().encode())
     return folder

@@ -4,12 +4,15 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from cl.run_folder import refused
 
 
 class Report:
@@ -20,12 +23,16 @@ class Report:
         total: steps of the whole run.
         done: steps of it that an earlier start made.
         quiet: show and write nothing: another process does.
+
+    Raises:
+        CheckpointError: by whatever writes, where the disk refuses.
     """
 
     def __init__(self, folder: Path, total: int, done: int = 0, quiet: bool = False):
         self.console = Console(highlight=False, quiet=quiet)
-        self.log = (Path(os.devnull) if quiet else folder / "train.log").open("a")
-        self.metrics = (Path(os.devnull) if quiet else folder / "metrics.jsonl").open("a")
+        self.log, self.metrics = (
+            _opened(Path(os.devnull) if quiet else folder / name) for name in ("train.log", "metrics.jsonl")
+        )
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}
@@ -47,20 +54,19 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        self.log.close()
-        self.metrics.close()
+        for file in (self.log, self.metrics):
+            with suppress(OSError):  # said before
+                file.close()
 
     def say(self, line: str) -> None:
         """A line for the person, and for the log."""
         self.console.print(line, markup=False)
-        self.log.write(line + "\n")
-        self.log.flush()
+        _append(self.log, line + "\n")
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl: what was measured after applied step `step` (counted from 1)."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self.metrics.write(json.dumps({"step": step, **finite}) + "\n")
-        self.metrics.flush()
+        _append(self.metrics, json.dumps({"step": step, **finite}) + "\n")
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
         """Shows progress; without a terminal a line at every twentieth of the run, or every half minute."""
@@ -85,7 +91,24 @@ class Report:
         self.console.print(table)
         with self.console.capture() as capture:
             self.console.print(table)
-        self.log.write(capture.get())
+        _append(self.log, capture.get())
+
+
+def _opened(path: Path) -> TextIO:
+    """To append to, without a line that a full disk cut short."""
+    file = path.open("a+")
+    if path.is_file():
+        content = path.read_bytes()
+        file.truncate(content.rfind(b"\n") + 1)
+    return file
+
+
+def _append(file: TextIO, text: str) -> None:
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        raise refused(Path(file.name), error) from error
 
 
 SHOWN = {

@@ -44,14 +44,29 @@ class RunFolder:
         """The first `runs/<recipe>-<n>` that does not exist."""
         return next(path for n in count(1) if not (path := parent / f"{recipe}-{n}").exists())
 
-    def write(self, name: str, text: str) -> None:
-        """Replaces one of the small files. Another host's processes may be the first to write there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path / name, text.encode())
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces one of the files. Another host's processes may be the first to write there.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path / name, content)
+        except OSError as error:
+            raise refused(self.path / name, error) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces one of the small JSON files."""
-        self.write(name, json.dumps(value, indent=1) + "\n")
+        self.write(name, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def refused(path: Path, error: OSError) -> CheckpointError:
+    """What to say where the disk does not take a run's file."""
+    return CheckpointError(
+        f"{path} could not be written: {error.strerror}. Checkpoints are untouched. Free space, and continue with "
+        f"--out {path.parent} --resume."
+    )
 
 
 def _environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gin
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cl.checkpoint import Checkpoint, Rank, read_last, write
@@ -141,7 +141,7 @@ class Training:
             if self.evaluate_every and (index + 1) % self.evaluate_every == 0 and index + 1 < self.steps:
                 metrics |= self.evaluate("validation")
             if metrics:
-                report.record(index + 1, metrics)
+                on_first(partial(report.record, index + 1, metrics))
                 last |= metrics
             report.advance(index + 1, metrics)
 
@@ -157,7 +157,8 @@ class Training:
                 )
         test = self.evaluate("test")
         notes["seconds"] = earlier + time.monotonic() - started
-        report.record(self.steps, {f"test_{name}": value for name, value in test.items()})
+        tested = {f"test_{name}": value for name, value in test.items()}
+        on_first(partial(report.record, self.steps, tested))
         images = self.views.batch * self.engine.accumulate * self.steps
         skipped = sum((Counter(each) for each in gather_objects(dict(self.views.skipped))), Counter[str]())
         summary = {
@@ -282,14 +283,14 @@ class Training:
         """Writes every tower's trunk as safetensors, under the trunk's own (timm's) keys, beside the checkpoints."""
         weights, paths = self.engine.weights(), {module: path for path, module in self.objective.named_modules()}
 
-        def save() -> None:
+        def write_trunks() -> None:
             for name, trunk in self.objective.encoder.trunks().items():
                 start = f"{paths[trunk]}."
                 state = {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
                 state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
-                save_file(state, folder.path / f"trunk.{name}.safetensors", metadata={"format": "pt"})
+                folder.write(f"trunk.{name}.safetensors", save(state, metadata={"format": "pt"}))
 
-        on_first(save)
+        on_first(write_trunks)
 
 
 class _Timed(Iterator[Views]):

@@ -1,0 +1,108 @@
+"""Exchanges through shared memory, against what was put in, and what becomes of them when a rank is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cl.board import SLOT, Board, board
+from cl.distributed import gather
+
+DTYPES = (torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool, torch.uint8)
+
+linux = pytest.mark.skipif(
+    not (hasattr(os, "pidfd_open") and Path("/dev/shm").is_dir()), reason="processes share memory on Linux only"
+)
+
+
+def boards(path, world, timeout=60.0):
+    path.write_bytes(bytes(Board.size(world)))
+    return [Board(path, rank, [os.getpid()] * world, timeout) for rank in range(world)]
+
+
+def rows(rank, turn, shape, dtype):
+    generator = torch.Generator().manual_seed(1000 * turn + rank)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+@linux
+@given(
+    st.integers(1, 3),
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.sampled_from(DTYPES)), min_size=1, max_size=9
+    ),
+)
+def test_all_get_the_rows_of_all_in_order(tmp_path_factory, world, turns):
+    ranks = boards(tmp_path_factory.mktemp("board") / "memory", world)
+
+    def run(rank):
+        found = []
+        for turn, (shape, dtype) in enumerate(turns):
+            time.sleep(random.random() * 1e-3)
+            found.append(ranks[rank].gather(rows(rank, turn, shape, dtype)))
+        return found
+
+    with ThreadPoolExecutor(world) as pool:
+        every = list(pool.map(run, range(world)))
+    for turn, (shape, dtype) in enumerate(turns):
+        wanted = torch.cat([rows(rank, turn, shape, dtype) for rank in range(world)])
+        assert all(torch.equal(found[turn], wanted) and found[turn].dtype == dtype for found in every)
+
+
+@linux
+def test_rows_that_do_not_lie_side_by_side_and_what_was_given_stays(tmp_path):
+    (alone,) = boards(tmp_path / "memory", 1)
+    wide = torch.arange(12.0).view(3, 4)
+    found = alone.gather(wide[:, ::2])
+    for _ in range(2):  # the slot is written again
+        alone.gather(wide + 100)
+    assert torch.equal(found, wide[:, ::2])
+    full = torch.ones(SLOT, dtype=torch.uint8)
+    assert torch.equal(alone.gather(full), full)
+
+
+@linux
+def test_a_silent_rank_is_given_up(tmp_path):
+    first, _ = boards(tmp_path / "memory", 2, timeout=0.1)
+    with pytest.raises(dist.DistNetworkError, match="rank 1"):
+        first.gather(torch.ones(1))
+
+
+def child(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    numbers = random.Random(rank)
+    for turn in range(300):
+        shape = (2, 1 << turn % 16)  # beyond a slot too, by gloo
+        time.sleep(numbers.random() * 1e-3 if turn % 50 else 0.05)
+        wanted = torch.cat([rows(each, turn, shape, torch.float32) for each in range(2)])
+        assert torch.equal(gather(rows(rank, turn, shape, torch.float32)), wanted)
+    assert board() is not None and not list(Path("/dev/shm").glob(f"cl-{os.getpid()}-*"))
+    if rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(dist.DistNetworkError, match="rank 1"):
+        gather(torch.ones(1))
+    assert board().slots.numel() == 4 * SLOT
+    os._exit(0)
+
+
+@linux
+def test_two_processes_and_one_that_is_killed(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    pair = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+    ]
+    assert [each.wait(timeout=120) for each in pair] == [0, -signal.SIGKILL]
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), sys.argv[2])
