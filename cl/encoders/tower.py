@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.encoders.mlp import MLP
+from cl.encoders.recomputed import recompute_blocks
 
 
 @gin.register
@@ -18,11 +19,13 @@ class Tower(nn.Module):
         trunk: pictures `n 3 h w` in [0, 1], or token ids `n t`, to features `n f`.
         heads: by name, each `n f` to `n d`. A head's name is the embedding's where an encoder has no routes.
         frozen: no gradient, always in eval mode, absent from the optimizer (LiT).
+        recompute: the trunk's blocks compute their activations again in the backward pass instead of keeping them.
         mean: of the pictures' channels. A part of the model, so training, evaluation and export cannot disagree.
         std: of the pictures' channels.
 
     Raises:
-        ValueError: a linear head or MLP does not take what the trunk makes, where the trunk says.
+        ValueError: a linear head or MLP does not take what the trunk makes, where the trunk says; or `recompute` of a
+            trunk without blocks.
     """
 
     mean: Tensor
@@ -33,6 +36,7 @@ class Tower(nn.Module):
         trunk: nn.Module,
         heads: dict[str, nn.Module],
         frozen: bool = False,
+        recompute: bool = False,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ):
@@ -51,6 +55,8 @@ class Tower(nn.Module):
         self.frozen = frozen
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        if recompute:
+            recompute_blocks(trunk)
         if frozen:
             self.requires_grad_(False).eval()
 

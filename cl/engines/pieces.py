@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cl.components import Encoder
+from cl.encoders.recomputed import buffers_kept
 from cl.types import Embeddings, Views
 
 Encode = Callable[[Views], dict[str, Embeddings]]
@@ -56,7 +57,7 @@ class Pieces:
     @torch.no_grad()
     def _first(self, encode: Callable[[Encode, Views], dict[str, Embeddings]]) -> dict[str, Embeddings]:
         encoded = []
-        with _buffers_kept(self.encoder):
+        with buffers_kept(self.encoder) if isinstance(self.encoder, nn.Module) else nullcontext():
             for piece in self.slices:
                 self.states.append(_random_state())
                 encoded.append(encode(self.encoder.queries, self.views.part(piece)))
@@ -104,15 +105,6 @@ def _of(views: Views, layouts: list[tuple[int, ...]]) -> Views:
 
 def _rows_of(rows: Tensor, piece: slice, views: int) -> Tensor:
     return rearrange(rows, "(v b) d -> v b d", v=views)[:, piece].flatten(0, 1)
-
-
-@contextmanager
-def _buffers_kept(encoder: Encoder) -> Iterator[None]:
-    buffers = list(encoder.buffers()) if isinstance(encoder, nn.Module) else []
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.copy_(value)
 
 
 def _random_state() -> list[Tensor]:
