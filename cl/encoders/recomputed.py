@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 def recompute_blocks(trunk: nn.Module) -> None:
     """Makes a trunk's blocks keep what goes into them only, and compute the rest again in the backward pass.
 
-    Chen et al. 2016, arXiv:1604.06174. The gradient is the same, random numbers are those of the first time, and running
+    Chen et al. 2016, arXiv:1604.06174. The gradient is the same: random numbers are those of the first time. Running
     statistics move once. A block is an entry of a list of modules that has parts, and no such list within.
 
     Raises:
