@@ -28,6 +28,10 @@ class NumericError(ClError):
     code = 4
 
 
+class Overflow(NumericError):
+    """A gradient that is not finite, of a loss that is. The step was left out, and its gradients are gone."""
+
+
 class CheckpointError(ClError):
     """A checkpoint that cannot be written or read, or an output folder that cannot be used."""
 

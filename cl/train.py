@@ -19,7 +19,7 @@ from cl.checkpoint import Checkpoint, Rank, read_last, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
-from cl.errors import CheckpointError, NumericError, Preempted
+from cl.errors import CheckpointError, NumericError, Overflow, Preempted
 from cl.evaluation.evaluation import Evaluation, Split
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
@@ -51,6 +51,8 @@ class Training:
         keep: checkpoints that are kept.
         processes: how many there must be; None: as many as the launcher starts.
         timeout: seconds that a process waits for the others before it takes them for lost.
+        overflows: batches in a row that may be left out because a gradient is not finite though the loss is, as numbers
+            of lower precision may overflow. They are counted, no hook runs for them; one more ends the run.
         allow_collapse: turns the refusals that guard against collapse into warnings.
     """
 
@@ -72,6 +74,7 @@ class Training:
         keep: int = 2,
         processes: int | None = None,
         timeout: float = 600.0,
+        overflows: int = 0,
         allow_collapse: bool = False,
     ):
         if steps < 1:
@@ -93,6 +96,7 @@ class Training:
         self.keep = keep
         self.processes = processes
         self.timeout = timeout
+        self.overflows = overflows
         self.allow_collapse = allow_collapse
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self.place = Place(rank(), world_size(), device, seed)
@@ -129,11 +133,15 @@ class Training:
     ) -> dict[str, Any]:
         batches, earlier = _Timed(self.views.iterate(self.place)), notes["seconds"]
         last: dict[str, float] = notes.setdefault("last", {})
+        notes.setdefault("overflows", 0)
         for index in range(done, self.steps):
             clock = time.monotonic()
-            applied, measured = self.step(Step(index, self.steps), batches, folder)
+            applied, measured, overflows = self.step(Step(index, self.steps), batches, folder)
             notes["training_seconds"] += time.monotonic() - clock
             notes["waiting_seconds"] += batches.taken()
+            if overflows:
+                notes["overflows"] += overflows
+                report.say(f"step {index + 1}: batches left out, of gradients not finite: {overflows}")
 
             metrics = {}
             if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
@@ -174,6 +182,7 @@ class Training:
             **notes["before"],
             **test,
             "skipped": skipped.total(),
+            "overflows": notes["overflows"],
         }
         if skipped:
             report.say(f"left out, because they cannot be used: {told(skipped)}")
@@ -188,9 +197,11 @@ class Training:
         precision = autocast_dtype(self.precision, self.place)
         self.engine.start(self.objective, self.optimizer, self.schedule, self.place.device, precision)
 
-    def step(self, step: Step, batches: Iterator[Views], folder: RunFolder) -> tuple[StepOutput, dict[str, Tensor]]:
-        """One applied optimizer step and its hooks: the applied output, and what the hooks measured."""
-        applied, keys = None, []
+    def step(
+        self, step: Step, batches: Iterator[Views], folder: RunFolder
+    ) -> tuple[StepOutput, dict[str, Tensor], int]:
+        """One applied optimizer step and its hooks: its output, what hooks measured, batches left out before it."""
+        applied, keys, overflows = None, [], 0
         while applied is None:
             views = next(batches)
             keys += views.keys
@@ -199,13 +210,16 @@ class Training:
                 self.engine.backward(output)
                 applied = self.engine.step(step)
             except NumericError as error:  # of all ranks: engines and hooks decide by what all have
+                if isinstance(error, Overflow) and overflows < self.overflows:
+                    keys, overflows = [], overflows + 1
+                    continue
                 batch = {"step": step.index + 1, "keys": [key for each in gather_objects(keys) for key in each]}
                 on_first(partial(folder.write_json, "bad_batch.json", batch))
                 raise NumericError(f"{error} The batch's keys are in {folder.path / 'bad_batch.json'}.") from error
         measured: dict[str, Tensor] = {}
         for hook in self.hooks:
             measured |= hook(self.objective, applied, step)
-        return applied, measured
+        return applied, measured, overflows
 
     def _before(self) -> dict[str, float]:
         """What the pictures themselves and the random start reach on the test data."""

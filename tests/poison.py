@@ -1,15 +1,27 @@
-"""A component of a user's own: views that are fine, but on one rank and from one batch on."""
+"""Components of a user's own: views and a loss that are fine, but for one rank's third batch."""
 
 import gin
 import torch
 
 from cl.distributed import rank
+from cl.losses.info_nce import InfoNCE
 from cl.views.augment import BatchAugment
 
 
 @gin.register
+class Overflowing(InfoNCE):
+    """A finite loss; on rank 1 the third batch's gradient is not."""
+
+    def forward(self, contrast):
+        self.calls = getattr(self, "calls", 0) + 1
+        if rank() == 1 and self.calls == 3:
+            contrast.q.register_hook(lambda gradient: gradient * torch.inf)
+        return super().forward(contrast)
+
+
+@gin.register
 class Poisoned:
-    """`BatchAugment`'s views; on rank 1 not a number, from the third batch on."""
+    """`BatchAugment`'s views; on rank 1 not a number, in the third batch."""
 
     needs = frozenset()
 

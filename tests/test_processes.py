@@ -222,6 +222,17 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(lau
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_batch_that_overflows_on_one_rank_is_left_out_by_all(stage, tmp_path):
+    out = tmp_path / "run"
+    settings = {"Term__loss": "@Overflowing()", "Overflowing__temperature": 0.25, "cl__train__overflows": 1}
+    arguments = [*words(stage, cl__train__steps=4, **settings), "--import", "poison"]
+    assert finished("torchrun", out, arguments) == {0: 0, 1: 0}
+    assert json.loads((out / "summary.json").read_text())["overflows"] == 1 and sorted(losses(out)) == [1, 2, 3, 4]
+    assert said(out).count("step 3: batches left out, of gradients not finite: 1") == 1
+
+
+@pytest.mark.slow
 def test_shared_out_evaluations_are_those_of_one_process(tmp_path):
     small = {"cl__train__steps": 1, "cl__train__evaluations": "[@KNN()]", "SGD__lr": 0.0, "SGD__weight_decay": 0.0}
     arguments = [*words(3, **small), "--param", "cl.train.optimizer = @SGD()"]  # the weights stay, statistics move

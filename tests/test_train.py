@@ -318,6 +318,40 @@ def test_nothing_to_resume_from(folders):
         training().run(folders(), resume=True)
 
 
+def overflowing(run, at):
+    """The run, with a gradient that is not finite at those backward passes."""
+    calls = itertools.count()
+    parameter = next(run.objective.parameters())
+    parameter.register_hook(lambda gradient: gradient * torch.inf if next(calls) in at else gradient)
+    return run
+
+
+def test_batches_that_overflow_are_left_out_and_counted_and_no_hook_runs_for_them(folders, tmp_path):
+    recorder, plain = Recorder(), Recorder()
+    run = overflowing(training("moco", hooks=[recorder], overflows=2), at={1, 2, 5})
+    folder = folders()
+    summary = run.run(folder)
+    assert recorder.steps == list(range(STEPS)) and summary["overflows"] == 3
+    training("moco", steps=STEPS + 3, hooks=[plain]).run(RunFolder(tmp_path / "plain", resume=False))
+    taken = [each for number, each in enumerate(plain.samples) if number not in (1, 2, 5)]
+    assert recorder.samples == taken, "the batches in between are the run's next ones"
+    assert "step 2: batches left out, of gradients not finite: 2" in (folder.path / "train.log").read_text()
+    assert all(value.isfinite().all() for value in recorder.weights.values())
+
+
+def test_one_overflow_more_in_a_row_ends_the_run_and_they_are_counted_across_a_resume(folders):
+    recorder, folder = Recorder(), folders()
+    settings = {"hooks": [recorder], "overflows": 1, "checkpoint_every": 1}
+    with pytest.raises(NumericError, match=r"Step 3.*bad_batch\.json") as error:
+        overflowing(training(**settings), at={1, 3, 4}).run(folder)
+    before = recorder.weights
+    assert (
+        error.value.code == 4 and recorder.steps == [0, 1] and same(before, dict(read_last(folder.checkpoints).model))
+    )
+    assert len(json.loads((folder.path / "bad_batch.json").read_text())["keys"]) == 8
+    assert training(**settings).run(folder, resume=True)["overflows"] == 1
+
+
 def test_a_folder_that_is_not_empty_is_refused_unless_resumed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")

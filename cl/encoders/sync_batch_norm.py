@@ -4,25 +4,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl.distributed import gather, world_size
 from cl.encoders.norms import BatchNorm, SplitBatchNorm
+from cl.errors import ConfigError
 
 
 class SyncBatchNorm(BatchNorm):
     """Batch normalisation over the rows of all ranks, on any backend: torch's own refuses CPU tensors.
 
     The gradient is that of one process with all rows, once ranks are averaged. Every rank must hold as many rows. One
-    collective each way; sums over rows are torch's kernels', which add up in float64 on a CPU.
+    collective each way; sums over rows are torch's kernels', which add up in float64 on a CPU. Modules it is given (as
+    timm's norms with an activation have them) follow it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """`n c ...` to the same shape."""
-        if world_size() == 1 or not self.training:
-            return super().forward(input)
+        found = super().forward(input) if world_size() == 1 or not self.training else self._over_ranks(input)
+        for follower in self.children():
+            found = follower(found)
+        return found
+
+    def _over_ranks(self, input: Tensor) -> Tensor:
         mean, variance = _statistics(input)
         if self.track_running_stats:
             rows = input.numel() // input.shape[1] * world_size()
@@ -42,6 +49,9 @@ def synchronise(module: nn.Module) -> None:
     """Puts `SyncBatchNorm` in the place of every batch normalisation in a module, parameters and buffers and all.
 
     `SplitBatchNorm`, whose point is that statistics are not shared, stays.
+
+    Raises:
+        ConfigError: a batch normalisation that does something else too.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -50,16 +60,24 @@ def synchronise(module: nn.Module) -> None:
 
 
 def _synchronised(norm: _BatchNorm) -> SyncBatchNorm:
+    if type(norm) not in (BatchNorm, BatchNormAct2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        raise ConfigError(
+            f"What {type(norm).__name__} does beside batch normalisation is not known, so processes cannot share its "
+            "statistics. Bind DeepSpeedEngine.sync_batch_norm = False, or another norm."
+        )
     new = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum or 0.1, norm.affine)
     new.momentum, new.track_running_stats = norm.momentum, norm.track_running_stats
-    new.__dict__["_parameters"], new.__dict__["_buffers"] = norm._parameters, norm._buffers
+    for held in ("_parameters", "_buffers", "_modules"):
+        new.__dict__[held] = norm.__dict__[held]
     return new.train(norm.training)
 
 
 @torch.no_grad()
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     # Means of means and of variances, not of squares: no cancellation where the mean is large.
-    local = torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0)).double()
+    # Running statistics of float32, which do not move, keep those of bfloat16 rows from being rounded to bfloat16.
+    unmoved = torch.zeros(x.shape[1], device=x.device)
+    local = torch.stack(torch.batch_norm_update_stats(x, unmoved, unmoved.clone(), 0.0)).double()
     means, variances = gather(local[None]).unbind(dim=1)
     variance, mean = torch.var_mean(means, dim=0, correction=0)
     return mean.float(), (variances.mean(dim=0) + variance).float()

@@ -16,7 +16,7 @@ from cl.distributed import mean_over_ranks, rank
 from cl.encoders.sync_batch_norm import synchronise
 from cl.engines import optimizer_state
 from cl.engines.pieces import Pieces
-from cl.errors import NumericError
+from cl.errors import NumericError, Overflow
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.rules import set_rates
@@ -110,7 +110,8 @@ class DeepSpeedEngine:
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
         if not dist.is_initialized():
-            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         self.device = device
         if self.sync_batch_norm:
@@ -194,21 +195,26 @@ class DeepSpeedEngine:
         """Steps the optimizer when `accumulate` batches are in.
 
         Raises:
-            NumericError: on all ranks, where the loss or a gradient of any is not finite; nothing was changed.
+            NumericError: on all ranks, where the loss of any is not finite; nothing was changed.
+            Overflow: on all ranks, where a gradient is not; the same, and another batch may follow.
         """
         if len(self.outputs) < self.accumulate:
             self.engine.step()
             return None
         output, self.outputs = StepOutput.joined(self.outputs), []
-        checked = mean_over_ranks(output.loss)
+        loss = mean_over_ranks(output.loss)
         if self.stage == 0:  # which would step
             grads = [p.grad for group in self.groups for _, p in group if p.grad is not None]
-            checked = checked + torch.nn.utils.get_total_norm(grads)
-        if torch.isfinite(checked):
+            finite = torch.isfinite(loss + torch.nn.utils.get_total_norm(grads))
+        else:
+            finite = torch.isfinite(loss)
+        if finite:
             set_rates(self.optimizer.param_groups, self.lr, self.schedule, step)
             self.engine.step()
-        if not torch.isfinite(checked) or not self.engine.was_step_applied():
-            raise NumericError(
+        elif self.stage == 0:  # from stage 1 on DeepSpeed drops what it does not apply
+            self.engine.zero_grad()
+        if not finite or not self.engine.was_step_applied():
+            raise (Overflow if torch.isfinite(loss) else NumericError)(
                 f"Step {step.index + 1}: the loss ({output.loss.item():g} on rank {rank()}) or a gradient is not "
                 "finite on some rank. The weights were not changed. Lower the learning rate or raise the temperature, "
                 "and look at the input."

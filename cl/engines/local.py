@@ -10,7 +10,7 @@ from torch import Tensor
 from cl.components import Step
 from cl.engines import optimizer_state
 from cl.engines.pieces import Pieces
-from cl.errors import NumericError
+from cl.errors import NumericError, Overflow
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.rules import set_rates
@@ -100,7 +100,8 @@ class LocalEngine:
         """Steps the optimizer when `accumulate` batches are in.
 
         Raises:
-            NumericError: the loss or a gradient is not finite; nothing was changed.
+            NumericError: the loss is not finite; nothing was changed.
+            Overflow: a gradient is not; the same, and another batch may follow.
         """
         if len(self.outputs) < self.accumulate:
             return None
@@ -108,7 +109,8 @@ class LocalEngine:
         trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if not torch.isfinite(output.loss + norm):
-            raise NumericError(
+            self.optimizer.zero_grad(set_to_none=True)
+            raise (Overflow if torch.isfinite(output.loss) else NumericError)(
                 f"Step {step.index + 1}: the loss is {output.loss.item():g} and the gradient's norm {norm.item():g}. "
                 "The weights were not changed. Lower the learning rate or raise the temperature, and look at the input."
             )
