@@ -36,8 +36,18 @@ OURS = {
     "fp16": "cl.train.precision",
     "torch_autocast": "cl.train.precision",
     "amp": "cl.train.precision",
+    "managed_gradient_accumulation": "this engine",
+    "wall_clock_breakdown": "tools/bench.py",
 }
-"""Settings of DeepSpeed's that a binding of ours decides."""
+"""Settings of DeepSpeed's that are ours to decide."""
+OURS_OF_ZERO = {
+    "stage": "DeepSpeedEngine.stage",
+    "offload_optimizer": "DeepSpeedEngine.offload",
+    "offload_param": "DeepSpeedEngine.offload",
+    "compute_grad_norm": "this engine, which finds gradients that are not finite by it,",
+    "zero_hpz_partition_size": "this engine, whose momentum copies it would not follow,",
+}
+"""Those of its `zero_optimization`."""
 
 
 @gin.register
@@ -76,11 +86,9 @@ class DeepSpeedEngine:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
         if piece is not None and piece < 1:
             raise ValueError(f"piece must be at least 1, got {piece}")
-        for name in settings or {}:
-            if name in OURS:
-                raise ValueError(f"settings has {name!r}, which {OURS[name]} decides")
-        if "stage" in (settings or {}).get("zero_optimization", {}):
-            raise ValueError("settings has the stage of ZeRO, which DeepSpeedEngine.stage decides")
+        for given, ours in ((settings or {}, OURS), ((settings or {}).get("zero_optimization", {}), OURS_OF_ZERO)):
+            for name in given.keys() & ours.keys():
+                raise ValueError(f"settings has {name!r}, which {ours[name]} decides")
         if offload and stage == 0:
             raise ValueError("offload needs a stage from 1 on: at stage 0 nothing is sharded")
         self.stage = stage
@@ -164,13 +172,15 @@ class DeepSpeedEngine:
         gradients = torch.autograd.grad(output.loss, leaves, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
-        # DeepSpeed takes a parameter's gradient from a step's first backward pass on: the loss's own (a temperature)
-        # have to be in it, so the loss is computed once more, of embeddings that pass nothing on.
+        # The loss's own gradients (a temperature's) go with a piece, so the loss is computed once more, of embeddings that
+        # pass nothing on. Stages 2 and 3 take a parameter's gradient from a step's first backward pass on; stage 1 with
+        # overlapped exchanges in the last.
+        own = 1 if self.stage > 1 else len(pieces.slices)
         fixed = {name: each.detached() for name, each in pieces.embeddings.items()}
         learned = any(p.requires_grad for term in self.objective.terms.values() for p in term.parameters())
         for number, (views, loss_of) in enumerate(pieces.again(), start=1):
             loss = loss_of(self._run(self.objective.encoder.queries, views))
-            if number == 1 and learned:
+            if number == own and learned:
                 loss = loss + self._within(lambda: self.objective.contrast(fixed)).loss
             self._backward(loss, boundary=last and number == len(pieces.slices))
 

@@ -25,6 +25,7 @@ from cl import rules, wiring
 from cl.checkpoint import read
 from cl.components import Step
 from cl.distributed import on_first, rank
+from cl.engines.deepspeed import DeepSpeedEngine
 from cl.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the pair, five minutes here
@@ -147,6 +148,10 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
         {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
         RECOMPUTED | {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5},
     ),
+    "overlapped pieces": (
+        {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
+        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5, "DeepSpeedEngine.settings": BUCKETS},
+    ),
     "bfloat16": (BFLOAT16, BFLOAT16),
     "settings": ({}, {"DeepSpeedEngine.settings": BUCKETS}),
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
@@ -155,7 +160,7 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
 RUNS = {"moco_v2": ("plain", "shuffled")}
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "pieces", "accumulated", "clipped"))
 RUNS["simclr"] = ("plain", "vicreg", "barlow", "settings", "offloaded")
-RUNS["clip"] += ("recomputed", "bfloat16")
+RUNS["clip"] += ("recomputed", "overlapped pieces", "bfloat16")
 RUNS["byol"] += ("recomputed", "recomputed pieces", "bfloat16")
 """Recipes that run more than the plain variant."""
 AT_FOUR = "moco_v2"
@@ -305,6 +310,20 @@ def worst(found, wanted, what, variant="plain"):
     return max(errors(found[what], compared), key=lambda error: error[1])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": {"enabled": True}},
+        {"zero_optimization": {"stage": 3}},
+        {"zero_optimization": {"compute_grad_norm": False}},
+        {"gradient_clipping": 1.0},
+    ],
+)
+def test_settings_that_are_bindings_are_refused(settings):
+    with pytest.raises(ValueError, match="settings has .* decides"):
+        DeepSpeedEngine(settings=settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "variant", "stage"),
@@ -332,7 +351,7 @@ def compare(found, wanted, control, recipe, variant, stage):
         print(f"{recipe} {variant} {stage} {what}: {error:.2f} of the bound ({name}), reordered {control[what]:.2f}")
         # One process is no better than this with its own rows in another order: large white areas put units on kinks
         # with any seed, captions in pieces of 8 leave batch normalisation next to nothing, and bfloat16 rounds.
-        rough = recipe.startswith("openmoji") or (recipe, variant) == ("clip", "pieces") or variant == "bfloat16"
+        rough = recipe.startswith("openmoji") or recipe == "clip" and "pieces" in variant or variant == "bfloat16"
         assert error <= (max(1, 2 * control[what]) if rough else 1), (what, name)
     for other in others:
         for name, value in first["gradients"].items():
