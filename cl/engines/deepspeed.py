@@ -172,7 +172,7 @@ class DeepSpeedEngine:
         gradients = torch.autograd.grad(output.loss, leaves, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
-        # The loss's own gradients (a temperature's) go with a piece, so the loss is computed once more, of embeddings that
+        # The loss's own gradients (a temperature's) go with a piece: the loss is computed once more, of embeddings that
         # pass nothing on. Stages 2 and 3 take a parameter's gradient from a step's first backward pass on; stage 1 with
         # overlapped exchanges in the last.
         own = 1 if self.stage > 1 else len(pieces.slices)
