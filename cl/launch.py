@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,9 @@ from cl.distributed import on_first, rank
 from cl.errors import CheckpointError, ClError, ConfigError
 from cl.processes import joined, leave
 from cl.run_folder import RunFolder
+
+FIRST = 5.0
+"""Seconds that rank 0 has to say what ended a run before the others leave, which may have started earlier."""
 
 EPILOG = """\
 examples:
@@ -71,16 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
     taken: list[RunFolder] = []
+    code, silent = 0, False
     try:
         _run(arguments, taken)
-        code = 0
     except ClError as error:
-        if number == 0 or not error.shared:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        code = error.code
+        code, silent = error.code, number > 0 and error.shared
+        if not silent:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     for folder in taken:
         with suppress(CheckpointError):  # the disk may be what ended the run
             folder.write_json(f"exit.{number}.json", {"code": code})
+    if silent:  # a launcher ends all processes once one has ended: first rank 0 is to say why
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(FIRST)
     leave(code)
     return code
 

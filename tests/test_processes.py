@@ -41,8 +41,11 @@ def words(stage=1, **values):
     return given + [word for param in params for word in ("--param", param)]
 
 
-def start(launcher, out, arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+def start(launcher, out, arguments, path=ROOT):
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(path), str(ROOT), *sys.path]),
+    }
     log = out.with_suffix(".log").open("w")
     command = [*LAUNCHERS[launcher], "tools/train.py", *arguments, "--out", str(out)]
     return subprocess.Popen(
@@ -206,6 +209,16 @@ def test_what_cannot_work_is_refused_before_anything_is_opened(why, tmp_path):
     assert process.wait(timeout=120) == 1  # torchrun's own
     assert len(re.findall(f"ConfigError: .*{message}", said(tmp_path / "run"))) == 1, "one process says it"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_is_refused_is_said_though_rank_0_is_late(tmp_path):
+    late = tmp_path / "sitecustomize.py"
+    late.write_text("import os, time\nif os.environ.get('RANK') == '0': time.sleep(3)\n")
+    arguments, message = REFUSED["too few"]
+    process = start("torchrun", tmp_path / "run", arguments, path=tmp_path)
+    assert process.wait(timeout=120) == 1
+    assert len(re.findall(f"ConfigError: .*{message}", said(tmp_path / "run"))) == 1
 
 
 @pytest.mark.slow
