@@ -59,9 +59,9 @@ class Matches:
             return self.order[:0], self.order[:0]
         count, low = self.count[needles], self.low[needles]
         i = torch.repeat_interleave(count)
-        place = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count - low)[i]
-        j = self.order[place]
-        return i + needles.start, j if self.where is None else self.where[j]
+        before = count.cumsum(0).sub_(count).sub_(low)
+        j = self.order.index_select(0, torch.arange(len(i), device=i.device).sub_(before.index_select(0, i)))
+        return i.add_(needles.start), j if self.where is None else self.where.index_select(0, j)
 
 
 def sums(rows: Float[Tensor, "n d"], i: Int64[Tensor, "p"], j: Int64[Tensor, "p"], m: int) -> Float[Tensor, "m d"]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import gin
 import torch
@@ -24,6 +24,7 @@ from cl.evaluation.evaluation import Evaluation, Split
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.schedules import Schedule
+from cl.precision import Precision, autocast_dtype
 from cl.report import Report
 from cl.run_folder import RunFolder
 from cl.types import StepOutput, Views
@@ -67,7 +68,7 @@ class Training:
         hooks: Sequence[PostStepHook] = (),
         evaluations: Sequence[Evaluation] = (),
         seed: int = 0,
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        precision: Precision = "auto",
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         log_every: int = 20,
@@ -89,7 +90,7 @@ class Training:
         self.steps = steps
         self.hooks = hooks
         self.evaluations = evaluations
-        self.precision = precision
+        self.precision: Precision = precision
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.log_every = log_every
@@ -194,7 +195,7 @@ class Training:
 
     def start(self) -> None:
         """Hands the objective to the engine."""
-        precision = autocast_dtype(self.precision, self.place)
+        precision = autocast_dtype(self.precision, self.place.device)
         self.engine.start(self.objective, self.optimizer, self.schedule, self.place.device, precision)
 
     def step(
@@ -230,7 +231,7 @@ class Training:
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """All evaluations' figures, computed in the training's precision."""
-        dtype = autocast_dtype(self.precision, self.place)
+        dtype = autocast_dtype(self.precision, self.place.device)
         figures: dict[str, float] = {}
         with torch.autocast(self.place.device.type, dtype=dtype, enabled=dtype != torch.float32):
             for evaluation in self.evaluations:
@@ -324,18 +325,6 @@ class _Timed(Iterator[Views]):
         """Seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
-
-
-def autocast_dtype(precision: str, place: Place) -> torch.dtype:
-    """What `precision` means on this machine; float32 is no autocast."""
-    if precision == "auto":
-        if place.device.type == "cuda":
-            native = torch.cuda.is_bf16_supported()
-        else:
-            abilities = torch.cpu.get_capabilities()
-            native = abilities.get("avx512_bf16", False) or abilities.get("amx_bf16", False)
-        return torch.bfloat16 if native else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float]:

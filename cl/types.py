@@ -308,10 +308,11 @@ class Contrast:
 
     def _never(self, query: Tensor, key: Tensor, stale: bool) -> Bool[Tensor, "p"]:
         # Of pairs of one sample: the row itself, and with `stale` the stale ones.
-        itself = self.q_ids[:, VIEW][query] == self._pool_ids[:, VIEW][key]
+        itself = self.q_ids[:, VIEW].index_select(0, query) == self._pool_ids[:, VIEW].index_select(0, key)
         if self.stale is None:
             return itself
-        return itself | self.stale[key] if stale else itself & ~self.stale[key]
+        old = self.stale.index_select(0, key)
+        return itself | old if stale else itself & ~old
 
     @property
     def _opposed(self) -> bool:

@@ -35,7 +35,7 @@ from cl.optim.lars import LARS
 from cl.optim.schedules import Cosine
 from cl.optim.sgd import SGD
 from cl.run_folder import RunFolder
-from cl.train import Training, autocast_dtype
+from cl.train import Training
 from cl.views.groups import BySample
 from cl.views.memory import MemoryViews
 
@@ -380,12 +380,6 @@ def test_fresh_folders_are_numbered(tmp_path):
     assert RunFolder.fresh("simclr", tmp_path).name == "simclr-1"
     (tmp_path / "simclr-1").mkdir()
     assert RunFolder.fresh("simclr", tmp_path).name == "simclr-2"
-
-
-def test_precision_by_name():
-    assert autocast_dtype("float32", Place()) == torch.float32
-    assert autocast_dtype("bfloat16", Place()) == torch.bfloat16
-    assert autocast_dtype("auto", Place()) in (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"log_every": 0}])

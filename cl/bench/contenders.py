@@ -183,8 +183,9 @@ def _moco_info_nce(n: int, d: int) -> Pass:
     return _passes(lambda: loss(q, k, queue), q)
 
 
-FLOOR = "matrix products"
 OURS = "cl"
+LOW = "cl, bf16 products"
+FLOOR = "matrix products"
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ CASES: Mapping[str, Case] = {
         2,
         {
             OURS: _simclr_ours("float32"),
-            "cl, bf16 products": _simclr_ours("bfloat16"),
+            LOW: _simclr_ours("bfloat16"),
             "PyTorch": _simclr_plain,
             "lightly": _simclr_lightly,
             "pytorch-metric-learning": _simclr_pml,
@@ -221,7 +222,7 @@ CASES: Mapping[str, Case] = {
         2,
         {
             OURS: _supcon_ours("float32"),
-            "cl, bf16 products": _supcon_ours("bfloat16"),
+            LOW: _supcon_ours("bfloat16"),
             "PyTorch": _supcon_plain,
             "pytorch-metric-learning": _supcon_pml,
             FLOOR: lambda n, d: _products(n, n, d, 2),
@@ -232,7 +233,7 @@ CASES: Mapping[str, Case] = {
         2,
         {
             OURS: _clip_ours("float32"),
-            "cl, bf16 products": _clip_ours("bfloat16"),
+            LOW: _clip_ours("bfloat16"),
             "PyTorch": _clip_plain,
             "open_clip": _clip_open_clip,
             # The product twice, and one for the gradient of each side.
@@ -244,7 +245,7 @@ CASES: Mapping[str, Case] = {
         1,
         {
             OURS: _moco_ours("float32"),
-            "cl, bf16 products": _moco_ours("bfloat16"),
+            LOW: _moco_ours("bfloat16"),
             "PyTorch": _moco_plain,
             "info-nce-pytorch": _moco_info_nce,
             # The product once, and the queries' gradient.

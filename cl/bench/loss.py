@@ -12,12 +12,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cl.bench.contenders import CASES, FLOOR, OURS
+import torch
+
+from cl.bench.contenders import CASES, FLOOR, LOW, OURS
 from cl.bench.intervals import median_interval
+from cl.precision import has_bfloat16
 
 QUICK = {"rows": (512, 2048, 8192), "widths": (128,), "threads": (2,)}
 FULL = {"rows": (512, 2048, 8192, 32_768, 65_536), "widths": (128, 512), "threads": (1, 2)}
-MINE = (OURS, f"{OURS}, bf16 products", FLOOR)
+MINE = (OURS, LOW, FLOOR)
+CONFIGURATION = ("case", "rows", "width", "threads")
 SHORTEST, LONGEST = 0.2, 180.0
 """Seconds: a contender's passes are repeated until one measurement takes as long, and all repeats about so long."""
 
@@ -68,6 +72,9 @@ def race(
         if name not in MINE and expected > limit:
             failed[name] = f"not tried: would need about {expected / 1e9:.0f} GB"
             continue
+        if name == LOW and not has_bfloat16(torch.device("cpu")):
+            failed[name] = "not tried: this processor has no products of bfloat16"
+            continue
         child = Child(case, name, rows, width, threads, limit)
         try:
             child.read()
@@ -86,7 +93,7 @@ def race(
         for name in list(children) if repeat % 2 else list(children)[::-1]:
             times[name].append(children[name].run(passes[name]))
     for name in CASES[case].contenders:
-        row = {"case": case, "rows": rows, "width": width, "threads": threads, "contender": name}
+        row: dict[str, Any] = dict(zip(CONFIGURATION, (case, rows, width, threads), strict=True), contender=name)
         if name in failed:
             yield row | {"failed": failed[name]}
             continue
@@ -111,7 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", nargs="+", type=int, metavar="D")
     parser.add_argument("--threads", nargs="+", type=int, metavar="T")
     parser.add_argument("--repeats", type=int, default=7, help="alternating repeats, fewer where slow; default 7")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="writes loss.json and, with matplotlib, loss.png there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="writes loss.json there, where configurations not run now keep their rows, and with matplotlib loss.png",
+    )
 
 
 def main(chosen: argparse.Namespace) -> None:
@@ -124,16 +136,27 @@ def main(chosen: argparse.Namespace) -> None:
     ):
         known: dict[tuple[str, str], dict] = {}
         for n in sorted(chosen.rows or grid["rows"]):
+            new = []
             for row in race(case, n, width, threads, limit, chosen.repeats, known):
-                rows.append(row)
+                new.append(row)
                 print(_line(row), flush=True)
                 if "failed" not in row:
                     known[case, row["contender"]] = row
             if chosen.out:
-                chosen.out.mkdir(parents=True, exist_ok=True)
-                (chosen.out / "loss.json").write_text(json.dumps(rows, indent=1) + "\n")
+                rows = keep(new, chosen.out / "loss.json")
     if chosen.out:
         plot(rows, chosen.out / "loss.png")
+
+
+def keep(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The file's rows and these of one configuration, which replace those that it has; written, and returned."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    kept = [row for row in before if any(row[name] != rows[0][name] for name in CONFIGURATION)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = list(CASES)
+    every = sorted(kept + rows, key=lambda row: (row["threads"], row["width"], order.index(row["case"]), row["rows"]))
+    path.write_text(json.dumps(every, indent=1) + "\n")
+    return every
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -146,7 +169,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    width, threads = rows[0]["width"], max(row["threads"] for row in rows)
+    width, threads = min(row["width"] for row in rows), max(row["threads"] for row in rows)
     shown = [row for row in rows if "seconds" in row and (row["width"], row["threads"]) == (width, threads)]
     cases = list(dict.fromkeys(row["case"] for row in shown))
     figure, axes = pyplot.subplots(2, len(cases), figsize=(4.2 * len(cases), 7), sharex="col", squeeze=False)

@@ -13,8 +13,9 @@ from cl import rules, wiring
 from cl.bench.intervals import median_interval
 from cl.components import Step
 from cl.encoders.towers import Towers
+from cl.precision import autocast_dtype
 from cl.run_folder import RunFolder
-from cl.train import Training, autocast_dtype
+from cl.train import Training
 from cl.views.memory import MemoryViews
 
 
@@ -77,7 +78,7 @@ def _by_hand(training: Training) -> Iterator[None]:
     """SimCLR as one would write it, with the recipe's own trunk, head, augmentation and numbers."""
     views, encoder = training.views, training.objective.encoder
     assert isinstance(views, MemoryViews) and isinstance(encoder, Towers)
-    device, dtype = training.place.device, autocast_dtype(training.precision, training.place)
+    device, dtype = training.place.device, autocast_dtype(training.precision, training.place.device)
     tower = encoder.to(device, memory_format=torch.channels_last).train().towers["image"]  # type: ignore[call-overload]
     augment = views.transforms[0]
     samples = views.data.load()

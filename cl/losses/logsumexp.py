@@ -162,7 +162,7 @@ class _Sums:
         """To a tile's rows; overwrites logits."""
         if not self.tiles.bounded:
             part.values.sub_(self._raised(part.rows, part.values.amax(dim=1))[:, None]).exp_()
-        self.total[part.rows] += part.values.sum(dim=1, dtype=self.total.dtype)
+        self.total[part.rows].add_(part.values.sum(dim=1, dtype=self.total.dtype))
         if self.weighted is not None:
             self.tiles.accumulate(self.weighted[part.rows], part.values, self.tiles.k[part.keys])
 
@@ -203,13 +203,15 @@ def _weighted(
     """Derivative of both directions' log-sum-exps by the tile's logits; overwrites it."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
     u, v = tiles.cast(u[part.rows, None]), tiles.cast(v[None, part.keys])
+    buffer = part.values.new_empty(min(FEW, len(u)), v.shape[1])
     for start in range(0, len(u), FEW):
         few = slice(start, start + FEW)
         values = part.values[few]
+        beside = buffer[: len(values)]
         if row_shift is None or key_shift is None:
-            values.mul_(u[few] + v)
+            values.mul_(torch.add(u[few], v, out=beside))
         else:
-            other = (values - key_shift[None, part.keys]).exp_().mul_(v)
+            other = torch.sub(values, key_shift[None, part.keys], out=beside).exp_().mul_(v)
             values.sub_(row_shift[part.rows, None][few]).exp_().mul_(u[few]).add_(other)
     return part.values
 

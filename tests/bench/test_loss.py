@@ -1,0 +1,52 @@
+"""The race of losses at sizes of milliseconds; what it measures is no test's."""
+
+import json
+from argparse import ArgumentParser
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cl.bench import loss
+from cl.bench.contenders import CASES, FLOOR, LOW, OURS
+from cl.precision import has_bfloat16
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Races without other libraries, which takes no package and little time; returns the rows of the file."""
+    names = (OURS, LOW, "PyTorch", FLOOR)
+    ours = {case: replace(each, contenders={n: each.contenders[n] for n in names}) for case, each in CASES.items()}
+    monkeypatch.setattr(loss, "CASES", ours)
+    monkeypatch.setattr(loss, "SHORTEST", 0.001)
+    parser = ArgumentParser()
+    loss.add_arguments(parser)
+
+    def rows(*arguments):
+        always = ["--threads", "1", "--widths", "8", "--repeats", "3", "--out", str(tmp_path)]
+        loss.main(parser.parse_args([*always, *arguments]))
+        return json.loads((tmp_path / "loss.json").read_text())
+
+    return rows
+
+
+def test_every_contender_has_a_row_and_what_is_not_run_anew_keeps_its_own(run, capsys):
+    moco = run("--cases", "moco", "--rows", "64")
+    assert [row["contender"] for row in moco] == [OURS, LOW, "PyTorch", FLOOR]
+    for row in moco:
+        if row["contender"] == LOW and not has_bfloat16(torch.device("cpu")):
+            assert "not tried" in row["failed"]
+            continue
+        low, high = row["interval_95"]
+        assert low <= row["times_ours"] <= high and row["seconds"] > 0 and row["extra_bytes"] >= 0
+    both = run("--cases", "simclr", "--rows", "64")
+    assert [row for row in both if row["case"] == "moco"] == moco
+    again = run("--cases", "simclr", "--rows", "64")
+    assert [(row["case"], row["contender"]) for row in again] == [(row["case"], row["contender"]) for row in both]
+
+
+def test_what_would_not_fit_is_not_tried():
+    known = {("moco", "PyTorch"): {"rows": 64, "extra_bytes": 10**9}}
+    rows = {row["contender"]: row for row in loss.race("moco", 640, 8, 1, limit=5 * 10**9, repeats=1, known=known)}
+    assert rows["PyTorch"]["failed"] == "not tried: would need about 10 GB"
+    assert rows[OURS]["seconds"] > 0
