@@ -88,6 +88,31 @@ def leave(code: int) -> None:
         os._exit(code)
 
 
+def end_with_parent(number: int) -> None:
+    """On Linux, has the kernel send this process a signal once the thread that started it is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def work_for_parent() -> None:
+    """Of a process that works for the one that started it: no other ends it with SIGTERM or SIGINT.
+
+    A launcher, or Ctrl-C, may send these to a whole process group, and the parent then needs its workers until it has
+    written a checkpoint. On Linux it ends with its parent, too, which may be killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_until_parent_ends_it, daemon=True).start()
+
+
+def _until_parent_ends_it() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def _share_cores() -> None:
     """Two processes with all cores' threads each slow one another down many times over."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
@@ -112,8 +137,7 @@ class _Watch:
         self.world = world
         self.parents = _parents()
         self.stopped = threading.Event()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: at once, where the parent itself dies
+        end_with_parent(signal.SIGTERM)  # at once, where the parent itself dies
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cl.components import Capability, Place
 from cl.errors import ClError, ConfigError, DataError
+from cl.processes import work_for_parent
 from cl.types import Pending, Views
 from cl.views.groups import Grouping
 from cl.views.loading import batch, count, told
@@ -232,6 +233,7 @@ def _received(parts: Iterator[Part | ClError]) -> Part:
 
 
 def _alone(worker: int) -> None:
+    work_for_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
