@@ -116,7 +116,5 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
 
 def _folder(arguments: argparse.Namespace, config: wiring.Wiring) -> RunFolder:
     path = arguments.out or RunFolder.fresh(Path(arguments.gin[0]).stem)
-    folder = RunFolder(path, arguments.resume)
-    folder.write("config.gin", config.config_str().encode())
-    folder.write("operative.gin", config.operative_str().encode())
-    return folder
+    files = {"config.gin": config.config_str().encode(), "operative.gin": config.operative_str().encode()}
+    return RunFolder(path, arguments.resume, files)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -18,26 +19,49 @@ from cl.errors import CheckpointError
 class RunFolder:
     """`config.gin`, `operative.gin`, `environment.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `summary.json`.
 
+    A new run's folder is claimed at once. One to be resumed is only looked at: what it says of its run stays until
+    `claim`, as this configuration may not go with its checkpoint.
+
+    Args:
+        path: the folder.
+        resume: whether it may hold a run, which is to go on.
+        files: what is written by `claim` beside the environment, by name: the configuration.
+
     Raises:
         CheckpointError: the folder cannot be written, or holds a run and was not asked to resume it.
     """
 
-    def __init__(self, path: Path, resume: bool):
+    def __init__(self, path: Path, resume: bool, files: Mapping[str, bytes] | None = None):
         self.path = path
         self.checkpoints = path / "checkpoints"
-        if resume and not path.is_dir():
-            raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
+        self.files = files or {}
+        if resume:
+            if not path.is_dir():
+                raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()) and not resume:
-                raise CheckpointError(
-                    f"The output folder {path} is not empty. Add --resume to continue its run, or give another --out."
-                )
-            replace_file(path / "environment.json", json.dumps(_environment(), indent=1).encode())
+            used = any(path.iterdir())
         except OSError as error:
+            raise _unwritable(path, error) from error
+        if used:
             raise CheckpointError(
-                f"The output folder {path} cannot be written: {error.strerror}. Give another with --out DIR."
-            ) from error
+                f"The output folder {path} is not empty. Add --resume to continue its run, or give another --out."
+            )
+        self.claim()
+
+    def claim(self) -> None:
+        """Writes which run this is: once nothing can refuse it any more, on one process.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        try:
+            for name, content in self.files.items():
+                replace_file(self.path / name, content)
+            replace_file(self.path / "environment.json", json.dumps(_environment(), indent=1).encode())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     @staticmethod
     def fresh(recipe: str, parent: Path = Path("runs")) -> Path:
@@ -66,6 +90,12 @@ def refused(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{path} could not be written: {error.strerror}. Checkpoints are untouched. Free space, and continue with "
         f"--out {path.parent} --resume."
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"The output folder {path} cannot be written: {error.strerror}. Give another with --out DIR."
     )
 
 

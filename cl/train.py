@@ -110,6 +110,8 @@ class Training:
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
+        if resume:  # from here on nothing refuses it
+            on_first(folder.claim)
         with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
             if checkpoint is not None and len(checkpoint.ranks) != world_size():
                 report.say(

@@ -68,6 +68,23 @@ def test_an_output_folder_below_a_file_exits_with_5(tmp_path, capsys):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
+def test_a_resume_says_which_run_the_folder_holds_once_nothing_refused_it(tmp_path, capsys):
+    run, names = tmp_path / "run", ("config.gin", "operative.gin", "environment.json", "metrics.jsonl", "train.log")
+    assert launch.main(arguments("simclr", run, *TINY)) == 0
+    before = {name: (run / name).read_bytes() for name in names}
+    for other in (
+        ["projector/MLP.widths = (8, 12, 8)"],  # refused by its weights,
+        ["cl.train.optimizer = @SGD()", "SGD.lr = 0.1"],  # by its optimizer,
+        ["cl.train.hooks = []"],  # and by its hooks
+    ):
+        assert launch.main([*arguments("simclr", run, *TINY, *other), "--resume"]) == 5
+        assert "Use the run's own config.gin" in capsys.readouterr().err
+        assert {name: (run / name).read_bytes() for name in names} == before, other
+    assert launch.main([*arguments("simclr", run, *TINY, "cl.train.steps = 4"), "--resume"]) == 0
+    for name in ("config.gin", "operative.gin"):
+        assert "train.steps = 4" in (run / name).read_text() and b"train.steps = 3" in before[name]
+
+
 def test_nothing_to_train_says_what_to_type(capsys):
     assert launch.main([]) == 2
     assert "--gin gin/simclr.gin" in capsys.readouterr().err

@@ -45,7 +45,9 @@ def distribute(optimizer: Any, groups: Groups, state: dict[str, Tensor]) -> None
     kind = type(torch_optimizer).__name__
     if f"optimizer|{kind}" not in state:
         have = next((key.split("|")[1] for key in state if key.startswith("optimizer|")), "another optimizer")
-        raise CheckpointError(f"The checkpoint holds the state of {have}; this run steps with {kind}.")
+        raise CheckpointError(
+            f"The checkpoint holds the state of {have}; this run steps with {kind}. Use the run's own config.gin."
+        )
     found: dict[str, dict[str, Tensor]] = {}
     for name_and_key, value in state.items():
         name, key = name_and_key.split("|")
