@@ -97,6 +97,15 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     return final
 
 
+def newest(folder: Path) -> Checkpoint | None:
+    """What a run goes on from; None where nothing was saved yet.
+
+    Raises:
+        CheckpointError: its files are not what was written.
+    """
+    return read_last(folder) if (folder / "last").is_file() else None
+
+
 def read_last(folder: Path) -> Checkpoint:
     """The checkpoint `last` points at.
 
@@ -105,7 +114,7 @@ def read_last(folder: Path) -> Checkpoint:
     """
     pointer = folder / "last"
     if not pointer.is_file():
-        raise CheckpointError(f"There is no checkpoint in {folder} to resume from. Start the run without --resume.")
+        raise CheckpointError(f"There is no checkpoint in {folder}. Go on with its run by --resume until it has one.")
     return read(folder / pointer.read_text().strip())
 
 

@@ -21,7 +21,7 @@ class Report:
     Args:
         folder: where the two files are.
         total: steps of the whole run.
-        done: steps of it that an earlier start made.
+        done: steps of it that an earlier start made; where there are none, nothing that it measured is kept.
         quiet: show and write nothing: another process does.
 
     Raises:
@@ -33,6 +33,8 @@ class Report:
         self.log, self.metrics = (
             _opened(Path(os.devnull) if quiet else folder / name) for name in ("train.log", "metrics.jsonl")
         )
+        if not done and not quiet:
+            self.metrics.truncate(0)
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}

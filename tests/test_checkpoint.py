@@ -123,7 +123,7 @@ def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
 
 
 def test_nothing_to_resume_from(folder):
-    with pytest.raises(CheckpointError, match="without --resume"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*--resume"):
         read_last(folder)
     folder.mkdir()
     (folder / "last").write_text("step-00000009")

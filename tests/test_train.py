@@ -313,9 +313,22 @@ def test_the_checkpoint_of_another_model_is_refused(folders):
     assert error.value.code == 5
 
 
-def test_nothing_to_resume_from(folders):
-    with pytest.raises(CheckpointError, match="without --resume"):
-        training().run(folders(), resume=True)
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(folders):
+    training().run(folders("whole"))
+    folder = folders()
+    (folder.path / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
+    (folder.path / "train.log").write_text("of the earlier attempt\n")
+    (folder.checkpoints / ".step-00000002.4711").mkdir(parents=True)
+    training().run(folders(resume=True), resume=True)
+    assert lines(folder) == lines(folders("whole", True))
+    log = (folder.path / "train.log").read_text()
+    assert log.startswith("of the earlier attempt\nthere is no checkpoint yet: starts at the first step\n")
+
+
+def test_a_run_that_is_not_there_is_not_resumed(folders):
+    with pytest.raises(CheckpointError, match="no run to resume") as error:
+        folders(resume=True)
+    assert error.value.code == 5
 
 
 def overflowing(run, at):
