@@ -7,6 +7,7 @@ checkpoints/last             the name of the newest whole one
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -97,13 +98,52 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     return final
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """What a run goes on from; None where nothing was saved yet.
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """What a run goes on from, and lines that say so.
+
+    That is the checkpoint `last` points at, or where it is not whole, the newest older one that is; None where nothing
+    was saved yet.
 
     Raises:
-        CheckpointError: its files are not what was written.
+        CheckpointError: there are some, and none is whole.
     """
-    return read_last(folder) if (folder / "last").is_file() else None
+    refused: list[str] = []
+    for path in _candidates(folder):
+        try:
+            checkpoint = read(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+            continue
+        lines = [f"{each} An older one is taken instead." for each in refused]
+        return checkpoint, [*lines, f"goes on after step {checkpoint.step} ({folder.name}/{path.name})"]
+    if refused:
+        raise CheckpointError(
+            f"No checkpoint in {folder} is whole: {' '.join(refused)} Put back one of them from a copy, and name it in "
+            "the file 'last', or start anew with another --out."
+        )
+    return None, ["there is no checkpoint yet: starts at the first step"]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The one `last` points at, and older ones, the newest first; all, where it points at none."""
+    saved = _saved(folder)
+    try:
+        last = folder / (folder / "last").read_text().strip()
+    except (OSError, ValueError):  # killed before the first one had its name in there, or not what was written
+        return saved
+    return [last, *(path for path in saved if _step(path) < _step(last))]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """All that have their names, the newest first."""
+    found = [path for path in folder.glob("step-*") if _step(path) < math.inf]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> float:
+    """The step that a checkpoint is called after; beyond all, of one that a person called otherwise."""
+    number = path.name.removeprefix("step-")
+    return float(number) if number.isdecimal() else math.inf
 
 
 def read_last(folder: Path) -> Checkpoint:
@@ -115,7 +155,12 @@ def read_last(folder: Path) -> Checkpoint:
     pointer = folder / "last"
     if not pointer.is_file():
         raise CheckpointError(f"There is no checkpoint in {folder}. Go on with its run by --resume until it has one.")
-    return read(folder / pointer.read_text().strip())
+    try:
+        return read(folder / pointer.read_text().strip())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} For an older one, write the name of a step-* folder beside it into the file 'last'."
+        ) from error
 
 
 def read(path: Path) -> Checkpoint:
@@ -139,11 +184,8 @@ def read(path: Path) -> Checkpoint:
             tensors[int(number)][name] = value
         ranks = [Rank(state, mine) for state, mine in zip(about["ranks"], tensors, strict=True)]
         return Checkpoint(about["step"], model, optimizer, about["notes"], ranks)
-    except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint: {error}. To go on from an older one, write the name of a step-* folder "
-            "beside it into the file 'last'."
-        ) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}. Nothing was loaded.") from error
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -105,7 +105,7 @@ class Training:
     def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         """Trains, evaluates and writes everything into `folder`; returns the summary. A call of all processes."""
         started = time.monotonic()
-        checkpoint = on_first(lambda: newest(folder.checkpoints)) if resume else None
+        checkpoint, lines = on_first(lambda: newest(folder.checkpoints)) if resume else (None, [])
         if checkpoint is not None:
             self.load(checkpoint)
         self.start()
@@ -113,8 +113,8 @@ class Training:
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
         with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
-            if resume and checkpoint is None:
-                report.say("there is no checkpoint yet: starts at the first step")
+            for line in lines:
+                report.say(line)
             if checkpoint is not None and len(checkpoint.ranks) != world_size():
                 report.say(
                     f"step {done} was reached by {len(checkpoint.ranks)} processes and goes on with {world_size()}: "

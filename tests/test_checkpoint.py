@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, Rank, read, read_last, write
+from cl.checkpoint import Checkpoint, Rank, newest, read, read_last, write
 from cl.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
@@ -98,6 +98,45 @@ def test_a_missing_file_is_refused(folder, name):
     (path / name).unlink()
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         read_last(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["cut", "altered", "gone"])
+def test_a_run_goes_on_from_the_newest_whole_one_and_the_others_are_named(folder, name, how):
+    for step in (8, 9, 10, 11):
+        write(folder, checkpoint(step, seed=step), keep=9)
+    (folder / "last").write_text("step-00000010")  # as a person who wants no later one
+    found, lines = newest(folder)
+    assert equal(found, checkpoint(10, seed=10)) and lines == ["goes on after step 10 (checkpoints/step-00000010)"]
+    damage(folder / "step-00000010" / name, how)
+    damage(folder / "step-00000009" / name, how)
+    found, (first, second, last) = newest(folder)
+    assert equal(found, checkpoint(8, seed=8)) and last == "goes on after step 8 (checkpoints/step-00000008)"
+    assert str(folder / "step-00000010") in first and str(folder / "step-00000009") in second
+    damage(folder / "step-00000008" / name, how)
+    with pytest.raises(CheckpointError, match=r"step-00000010.*step-00000009.*step-00000008.*--out") as error:
+        newest(folder)
+    assert error.value.code == 5 and "step-00000011" not in str(error.value) and "\n" not in str(error.value)
+
+
+def damage(file, how):
+    content = file.read_bytes()
+    file.unlink()
+    if how != "gone":
+        file.write_bytes(content[: len(content) // 2] if how == "cut" else b"[1]" + content[3:])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"step-00000012", b"the-good-one"])
+def test_a_run_goes_on_though_last_names_none(folder, content):
+    assert newest(folder) == (None, ["there is no checkpoint yet: starts at the first step"])
+    for step in (9, 10):
+        write(folder, checkpoint(step))
+    (folder / "step-of-mine").mkdir()
+    (folder / "last").unlink()
+    if content is not None:
+        (folder / "last").write_bytes(content)
+    found, lines = newest(folder)
+    assert found.step == 10 and lines[-1] == "goes on after step 10 (checkpoints/step-00000010)"
 
 
 class Malicious:

@@ -313,6 +313,24 @@ def test_the_checkpoint_of_another_model_is_refused(folders):
     assert error.value.code == 5
 
 
+def test_a_resume_takes_the_newest_whole_checkpoint_and_says_which(folders):
+    training().run(folders("whole"))
+    folder = folders()
+    with pytest.raises(Preempted):
+        training(hooks=[Recorder(), Signal(3)], checkpoint_every=1, keep=3).run(folder)
+    model = folder.checkpoints / "step-00000004" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    recorder = Recorder()
+    training(hooks=[recorder, Signal(99)]).run(folder, resume=True)
+    assert recorder.steps == [3, 4, 5] and lines(folder)[-1] == lines(folders("whole", True))[-1]
+    said = (folder.path / "train.log").read_text().splitlines()
+    at = said.index("goes on after step 3 (checkpoints/step-00000003)")
+    assert str(model) in said[at - 1] and "not what was written" in said[at - 1]
+    # One of another model is whole: nothing older is tried.
+    with pytest.raises(CheckpointError, match="step 6 is of another model"):
+        training("moco").run(folder, resume=True)
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(folders):
     training().run(folders("whole"))
     folder = folders()
