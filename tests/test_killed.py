@@ -62,7 +62,10 @@ def test_killed_at_any_step_the_run_is_the_unbroken_one(toy_shards, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert max(losses(out), default=0) < STEPS
+    last = (out / "checkpoints" / "last").read_text()
+    assert last >= "step-00000005"
     subprocess.run([sys.executable, "tools/train.py", "--out", str(out), "--resume"], check=True, **SETTINGS)
+    assert f"goes on after step {int(last[5:])} (checkpoints/{last})\n" in (out / "train.log").read_text()
     assert losses(out) == whole
 
 

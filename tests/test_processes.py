@@ -180,7 +180,10 @@ def test_killed_at_any_moment_a_run_goes_on_as_the_unbroken_one(stage, launcher,
     finally:
         kill(process)
     assert not codes(broken) and max(losses(broken)) < 30
+    last = (broken / "checkpoints" / "last").read_text()
+    assert last >= "step-00000004"
     assert finished(launcher, broken, ["--resume"]) == {0: 0, 1: 0}
+    assert f"goes on after step {int(last[5:])} (checkpoints/{last})\n" in said(broken)
     assert losses(broken) == losses(whole) and len(losses(whole)) == 30
 
 

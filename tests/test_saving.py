@@ -92,6 +92,7 @@ def test_a_full_disk_exits_with_5_wherever_it_runs_full(small_disk, capfd, free)
     if (out / "config.gin").exists() and (out / "checkpoints" / "last").exists():
         done = read_last(out / "checkpoints").step
         assert launch.main(["--out", str(out), "--resume"]) == 0
+        assert f"goes on after step {done} (checkpoints/step-{done:08d})\n" in capfd.readouterr().out
         assert sorted(losses(out)) == [1, 2, 3] and done < 3
 
 
@@ -107,6 +108,7 @@ def test_a_full_disk_ends_all_ranks_and_they_go_on_once_there_is_room(small_disk
     assert read_last(out / "checkpoints").step == 2
     resize(small_disk, 5 * size)
     assert finished("torchrun", out, ["--resume"]) == {0: 0, 1: 0}
+    assert "goes on after step 2 (checkpoints/step-00000002)\n" in said(out)
     assert losses(out) == losses(tmp_path / "whole")
 
 
@@ -143,6 +145,7 @@ def test_rank_0_killed_while_saving(when, unbroken, tmp_path, monkeypatch):
     last = json.loads((out / "checkpoints" / (out / "checkpoints" / "last").read_text() / "state.json").read_text())
     assert last["step"] == (3 if when == "before an old one goes" else 2)
     assert finished("torchrun", out, ["--resume"]) == {0: 0, 1: 0}
+    assert f"goes on after step {last['step']} (checkpoints/step-{last['step']:08d})\n" in said(out)
     assert losses(out) == unbroken
 
 
