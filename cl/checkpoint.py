@@ -55,7 +55,9 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Writes a checkpoint below `folder`, points `last` at it and removes all but the newest `keep`.
+    """Writes a checkpoint below `folder`, points `last` at it and keeps the newest `keep` up to it (0: all).
+
+    Later ones are left alone: somebody made `last` name an earlier step, and may want them back.
 
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
@@ -93,7 +95,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
             f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
         ) from error
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    until_now = [path for path in _saved(folder) if _step(path) <= checkpoint.step]
+    for old in until_now[keep:] if keep else ():
         shutil.rmtree(old)
     return final
 

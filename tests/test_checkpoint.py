@@ -66,6 +66,20 @@ def test_the_newest_are_kept_and_last_points_at_the_newest(folder):
     assert read_last(folder).step == 120 and not list(folder.glob(".*"))
 
 
+def test_later_ones_are_left_alone_where_a_run_went_back(folder):
+    for step in (10, 20, 30):
+        write(folder, checkpoint(step), keep=3)
+    (folder / "last").write_text("step-00000010")
+    write(folder, checkpoint(15), keep=1)
+    assert newest(folder)[0].step == 15
+    assert sorted(path.name[-2:] for path in folder.glob("step-*")) == ["15", "20", "30"]
+    write(folder, checkpoint(30, seed=1), keep=2)
+    assert equal(newest(folder)[0], checkpoint(30, seed=1))
+    assert sorted(path.name[-2:] for path in folder.glob("step-*")) == ["20", "30"]
+    write(folder, checkpoint(40), keep=0)
+    assert len(list(folder.glob("step-*"))) == 3
+
+
 def test_the_same_step_may_be_written_again(folder):
     write(folder, checkpoint(seed=0))
     write(folder, checkpoint(seed=1))
