@@ -129,12 +129,17 @@ def _of_a_peer(error: BaseException) -> bool:
 
 
 class _Watch:
-    """A thread that shows the others that this process lives, and stops it with SIGTERM where its launcher is gone."""
+    """A thread that shows the others that this process lives, and stops it with SIGTERM where its launcher is gone.
+
+    It also keeps what the first to miss a rank wrote of it: once processes leave, the store may be gone with them, and
+    they would be missed as well.
+    """
 
     def __init__(self, store: Store, rank: int, world: int):
         self.store = store
         self.rank = rank
         self.world = world
+        self.verdict = ""
         self.parents = _parents()
         self.stopped = threading.Event()
         end_with_parent(signal.SIGTERM)  # at once, where the parent itself dies
@@ -147,18 +152,27 @@ class _Watch:
             beat += 1
             with suppress(dist.DistError, RuntimeError):  # who keeps the store is gone: the next exchange will say so
                 self.store.set(f"beat/{self.rank}", str(beat))
+                if not self.verdict and self.store.check(["lost"]):
+                    self.verdict = self.store.get("lost").decode()
             if self.parents and _parents()[: len(self.parents)] != self.parents:
                 self.parents = []
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def lost(self) -> str:
-        """Which ranks show no sign of life any more, in words."""
-        try:
-            before = self._beats()
-            time.sleep(3 * BEAT)
-            after = self._beats()
-        except (dist.DistError, RuntimeError):
-            return "rank 0 was lost, or the launcher, whichever kept the list of processes"
+        """Which ranks show no sign of life any more, in words: of all that ask, those of the first."""
+        if not self.verdict:
+            try:
+                found = self._missed()
+                self.verdict = self.verdict or self.store.compare_set("lost", "", found).decode()
+            except (dist.DistError, RuntimeError):
+                self.verdict = self.verdict or "rank 0 was lost, or the launcher, whichever kept the list of processes"
+        time.sleep(2 * BEAT)  # for the others to read it, before the store goes with who leaves
+        return self.verdict
+
+    def _missed(self) -> str:
+        before = self._beats()
+        time.sleep(3 * BEAT)
+        after = self._beats()
         gone = [str(rank) for rank in range(self.world) if rank != self.rank and before[rank] == after[rank]]
         if not gone:
             return "an exchange with the other processes failed, and all of them show signs of life"
