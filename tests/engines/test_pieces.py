@@ -66,8 +66,8 @@ KINDS = {
 }
 
 
-def started(objective, piece, precision=torch.float32):
-    engine = LocalEngine(piece=piece)
+def started(objective, piece, precision=torch.float32, accumulate=1):
+    engine = LocalEngine(piece=piece, accumulate=accumulate)
     engine.start(objective, SGD(1.0, momentum=0.0), Constant(), CPU, precision)
     return engine
 
@@ -117,6 +117,24 @@ def test_pieces_under_autocast_are_the_whole(kind):
     (whole, expected), (parts, found) = (measured(kind, piece, views, torch.bfloat16) for piece in (None, 3))
     torch.testing.assert_close(parts.loss, whole.loss, rtol=0.01, atol=0.01)
     alike(found, expected, 0.02, least=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(piece=st.integers(1, B + 1), accumulate=st.integers(2, 3))
+def test_accumulated_batches_in_pieces_are_the_mean_of_whole_ones(kind, piece, accumulate):
+    batches = [pictures(B, seed=seed, first=10 * seed) for seed in range(accumulate)]
+
+    def gradients(piece, accumulate, batches):
+        torch.manual_seed(0)
+        objective = KINDS[kind]()
+        engine = started(objective, piece, accumulate=accumulate)
+        for views in batches:
+            engine.backward(engine(views))
+        return {name: p.grad for name, p in objective.named_parameters() if p.requires_grad}
+
+    alone = [gradients(None, 1, [views]) for views in batches]
+    expected = {name: torch.stack([each[name] for each in alone]).mean(dim=0) for name in alone[0]}
+    alike(gradients(piece, accumulate, batches), expected, 1e-5, least=0.01)
 
 
 class Counting(nn.Module):
