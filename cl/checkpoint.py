@@ -28,7 +28,7 @@ class Rank:
 
     Attributes:
         state: JSON: the data's position, hooks.
-        tensors: torch's generator state ("|rng"), and buffers that are not those of rank 0.
+        tensors: torch's generator states ("|rng", "|cuda_rng"), and buffers that are not those of rank 0.
     """
 
     state: dict[str, Any]

@@ -245,6 +245,8 @@ class Training:
     def _save(self, folder: RunFolder, step: int, notes: dict[str, Any]) -> None:
         own = {"views": self.views.state_dict(), "hooks": [hook.state_dict() for hook in self.hooks]}
         tensors = {"|rng": torch.get_rng_state(), **self._own_buffers()}
+        if self.place.device.type == "cuda":
+            tensors["|cuda_rng"] = torch.cuda.get_rng_state(self.place.device)
         ranks = gather_objects(Rank(own, tensors))
         checkpoint = Checkpoint(step, self.engine.weights(), self.engine.state_dict(), notes, ranks)
         on_first(lambda: write(folder.checkpoints, checkpoint, self.keep))
@@ -278,6 +280,8 @@ class Training:
             hook.load_state_dict(state)
         if same or rank() == 0:
             torch.set_rng_state(mine.tensors["|rng"])
+            if self.place.device.type == "cuda" and "|cuda_rng" in mine.tensors:  # a CPU's checkpoint has none
+                torch.cuda.set_rng_state(mine.tensors["|cuda_rng"], self.place.device)
         buffers = dict(self.objective.named_buffers())
         for name, value in mine.tensors.items():
             if name in buffers:

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -420,6 +421,23 @@ def test_settings_that_mean_nothing_are_refused(setting):
     built = training()
     with pytest.raises(ValueError, match=rf"cl\.train\.{name}"):
         Training(built.objective, built.views, built.optimizer, built.schedule, built.engine, **moved)
+
+
+def test_an_accelerators_random_state_is_kept(folders, monkeypatch):
+    """As far as it can be seen without one."""
+    device, taken = torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda of: torch.tensor([7, of.index], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, of: taken.append((value.tolist(), of)))
+    built, folder = training(), folders()
+    built.start()
+    built._save(folder, 1, {})
+    built._resume(read_last(folder.checkpoints))
+    built.place = replace(built.place, device=device)
+    built._resume(read_last(folder.checkpoints))  # which has none
+    assert not taken
+    built._save(folder, 2, {})
+    built._resume(read_last(folder.checkpoints))
+    assert taken == [([7, 0], device)]
 
 
 def test_checkpoints_hold_the_state_of_their_step(folders):
