@@ -5,6 +5,7 @@ computed before, an exchange takes 1.5 to 2 ms, and 0.2 ms where each looks for 
 exchanges twice a layer.
 """
 
+import logging
 import os
 import platform
 import secrets
@@ -19,8 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MEMORY = Path("/dev/shm")
+"""Where files are memory."""
 SLOT = 1 << 16
 """Bytes a rank can hand over at a time."""
 AWAKE = 0.02
@@ -97,16 +101,17 @@ def board() -> Board | None:
 
 
 def _made(group: dist.ProcessGroup) -> Board | None:
-    memory = Path("/dev/shm")
-    able = memory.is_dir() and hasattr(os, "pidfd_open") and platform.machine() in ("x86_64", "AMD64")
+    able = MEMORY.is_dir() and hasattr(os, "pidfd_open") and platform.machine() in ("x86_64", "AMD64")
     # A process id means the same to processes of one namespace, which is named by a host's number for it.
     places = _of_all((os.getpid(), _host() if able else None))
     if len({host for _, host in places}) > 1 or not able:
         return None
-    path = memory / f"cl-{os.getpid()}-{secrets.token_hex(8)}"
+    path = None
     if group.rank() == 0:
-        path.write_bytes(bytes(Board.size(group.size())))
+        path = _reserved(MEMORY / f"cl-{os.getpid()}-{secrets.token_hex(8)}", Board.size(group.size()))
     path = _of_all(path)[0]
+    if path is None:
+        return None
     timeout = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
     try:
         made = Board(path, group.rank(), [pid for pid, _ in places], timeout)
@@ -116,6 +121,18 @@ def _made(group: dist.ProcessGroup) -> Board | None:
     if group.rank() == 0:
         path.unlink()
     return made if complete else None
+
+
+def _reserved(path: Path, size: int) -> Path | None:
+    """A new file of that many zeros; None where there is no room. What had none would end who first writes there."""
+    try:
+        with path.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        logger.warning("%s has no room for exchanges (%s): they go over gloo, which is slower.", MEMORY, error.strerror)
+        path.unlink(missing_ok=True)
+        return None
+    return path
 
 
 def _host() -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Shape annotations run as checks in every test; randomness and threads are fixed."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,20 @@ def without_shape_checks() -> Iterator[None]:
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, in memory."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"this machine does not mount a small disk: {made.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Exchanges through shared memory, against what was put in, and what becomes of them when a rank is lost."""
 
+import errno
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cl.board
 from cl.board import SLOT, Board, board
 from cl.distributed import gather
 
@@ -78,8 +80,16 @@ def test_a_silent_rank_is_given_up(tmp_path):
         first.gather(torch.ones(1))
 
 
-def child(rank, folder):
+def child(rank, folder, *without):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    if without:
+        gloo(rank, *without)
+    else:
+        exchange(rank)
+    os._exit(0)
+
+
+def exchange(rank):
     numbers = random.Random(rank)
     for turn in range(300):
         shape = (2, 1 << turn % 16)  # beyond a slot too, by gloo
@@ -92,17 +102,48 @@ def child(rank, folder):
     with pytest.raises(dist.DistNetworkError, match="rank 1"):
         gather(torch.ones(1))
     assert board().slots.numel() == 4 * SLOT
-    os._exit(0)
+
+
+def gloo(rank, memory, refusing):
+    """Exchanges over memory in the folder `memory`, which is full, or which rank `refusing` cannot use."""
+    cl.board.MEMORY = Path(memory)
+    if rank == int(refusing):
+        Board.__init__ = refuse
+    assert torch.equal(gather(torch.tensor([rank])), torch.arange(2)) and board() is None
+    assert not list(Path(memory).glob("cl-*"))
+
+
+def refuse(*_):
+    raise OSError(errno.EACCES, "Permission denied")
+
+
+def codes(folder, *without):
+    """Of two processes."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    words = [[sys.executable, __file__, str(rank), str(folder), *without] for rank in range(2)]
+    pair = [subprocess.Popen(each, env=environment) for each in words]
+    return [each.wait(timeout=120) for each in pair]
 
 
 @linux
 def test_two_processes_and_one_that_is_killed(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    pair = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
-    ]
-    assert [each.wait(timeout=120) for each in pair] == [0, -signal.SIGKILL]
+    assert codes(tmp_path) == [0, -signal.SIGKILL]
+
+
+@linux
+def test_where_memory_is_full_all_go_over_gloo(tmp_path, small_disk):
+    space = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - Board.size(2) // 2))
+    assert codes(tmp_path, str(small_disk), "-1") == [0, 0]
+
+
+@linux
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_where_one_cannot_use_it_all_go_over_gloo(tmp_path, refusing):
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    assert codes(tmp_path, str(memory), str(refusing)) == [0, 0]
 
 
 if __name__ == "__main__":
-    child(int(sys.argv[1]), sys.argv[2])
+    child(int(sys.argv[1]), *sys.argv[2:])

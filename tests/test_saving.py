@@ -63,20 +63,6 @@ def test_killed_before_any_file_operation_a_save_is_whole_or_not_there(tmp_path)
     assert steps == sorted(steps) and set(steps) == {1, 2} and operations > 10
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MiB, in memory."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(path)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"this machine does not mount a small disk: {made.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
 @pytest.mark.parametrize("free", [0, 1, 3, 9])
 def test_a_full_disk_exits_with_5_wherever_it_runs_full(small_disk, capfd, free):
     """`free` is in pages: a file takes one at least."""
