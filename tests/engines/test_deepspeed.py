@@ -155,7 +155,7 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
     "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
 }
-RUNS = {"moco_v2": ("plain", "shuffled")}
+RUNS = {"moco_v2": ("plain", "shuffled", "offloaded")}
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "pieces", "accumulated", "clipped"))
 RUNS["simclr"] = ("plain", "vicreg", "barlow", "settings", "offloaded")
 RUNS["clip"] += ("recomputed", "overlapped pieces")
