@@ -12,7 +12,7 @@ meet follows from ids alone, so no `m n` mask is ever carried around.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any, Literal
 
 import torch
@@ -319,6 +319,22 @@ class Contrast:
         return self.stale is not None and self.stale_same == "negative"
 
     @cached_property
+    def _views(self) -> int | None:
+        # How many views of equal, different samples the rows are, one view after the other, where the pool is the
+        # queries and samples are the groups; else None. Who is whose positive is then arithmetic: row i and i + b.
+        group, sample, view = self.q_ids.unbind(dim=1)
+        if not self.pool_is_q or not len(sample) or not torch.equal(group, sample):
+            return None
+        v = int((sample == sample[0]).sum())
+        if len(sample) % v:
+            return None
+        samples, views = sample.view(v, -1), view.view(v, -1)
+        ordered, numbers = samples[0].sort().values, views[:, 0]
+        regular = (samples == samples[0]).all() & (views == numbers[:, None]).all()
+        regular &= (ordered[1:] != ordered[:-1]).all() & ((numbers[:, None] == numbers).sum() == v)
+        return v if regular else None
+
+    @cached_property
     def _of_sample(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         # All pairs of one sample and one group: those that are no positives, and those that are.
         query, key = pairs = self._same.pairs(self._everyone)
@@ -332,6 +348,9 @@ class Contrast:
 
     def apart(self, rows: slice) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]:
         """Pairs (query, pool row) that never meet, of a slice of the queries; each pair once."""
+        if self._views is not None:
+            itself = torch.arange(rows.start, rows.stop, device=self.q_ids.device)
+            return itself, itself
         if rows == self._everyone and self._equal is self._same and not self._opposed:
             return self._of_sample[0]
         pairs = self._same.pairs(rows)
@@ -379,7 +398,11 @@ class Contrast:
 
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
-        m, (others, positives) = len(self.q_ids), self._of_sample
+        m = len(self.q_ids)
+        if self._views is not None:
+            turns = [pool.roll(shift * m // self._views, dims=0) for shift in range(1, self._views)]
+            return reduce(torch.add, turns) if turns else torch.zeros_like(pool)
+        others, positives = self._of_sample
         if self._equal is self._same:
             return sums(pool, *positives, m)
         return self._equal.sums(pool) - sums(pool, *others, m)
@@ -395,6 +418,8 @@ class Contrast:
         own = 0 if self.paired is None else 1
         if self.pool_ids is None or self.only_paired:
             return torch.full_like(self.q_ids[:, GROUP], own)
+        if self._views is not None:
+            return torch.full_like(self.q_ids[:, GROUP], self._views - 1)
         query = self._of_sample[0][0]
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 

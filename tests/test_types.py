@@ -74,6 +74,25 @@ def test_counts_from_ids_are_sums_of_the_matrices(contrast):
     assert contrast.contributing.item() == contributing
 
 
+@given(st.integers(1, 3), st.lists(HASH, min_size=1, max_size=5, unique=True), st.data())
+def test_views_one_after_the_other_are_told_from_ids_that_nearly_come_so(v, samples, data):
+    ids = torch.cat([torch.tensor([(sample, sample, 7 - view) for sample in samples]) for view in range(v)])
+    disturbed = data.draw(st.sampled_from(["no", "order", "view", "sample", "both"]))
+    if disturbed == "order":
+        ids[-len(samples) :] = ids[-len(samples) :].flip(0)
+    elif disturbed != "no":
+        row, other = (data.draw(st.integers(0, len(ids) - 1)) for _ in range(2))
+        columns = {"view": [2], "sample": [0, 1], "both": [0, 1, 2]}[disturbed]
+        ids[row, columns] = ids[other, columns]
+    q = rows(len(ids), 3, len(ids)).double()
+    contrast = Contrast(q, ids, pool=q, pool_ids=ids, pool_is_q=True)
+    met, positive = matrices(contrast)
+    assert disturbed != "no" or contrast._views == v
+    assert sorted(listed(contrast.apart(slice(0, len(q))), contrast)) == [tuple(x) for x in (~met).nonzero().tolist()]
+    assert contrast.positives.tolist() == positive.sum(dim=1).tolist()
+    torch.testing.assert_close(contrast.attraction(q), positive.double() @ q)
+
+
 @given(st.lists(st.tuples(HASH, st.integers(0, 500)), min_size=1, max_size=20), st.integers(0, 2))
 def test_counts_hold_for_hashes(numbers, twice):
     ids = torch.tensor([(sample, sample, view) for sample, view in numbers + numbers[:twice]])
