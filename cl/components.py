@@ -30,8 +30,10 @@ Capability = Literal[
     "negatives",  # a query meets keys of other samples
     "unit norm",  # rows lie on the unit sphere
     "free length",  # rows are as long as the head makes them
+    "centre",  # a moving mean of the keys, which a loss subtracts
     "labels",  # samples carry a label
     "captions",  # samples carry a caption
+    "groups of a label",  # samples of one label, and no others, are positives
 ]
 
 
@@ -154,14 +156,27 @@ class Loss(Protocol):
     """A number for a Contrast: the mean over its contributing rows. Never communicates; owns the temperature.
 
     Attributes:
+        provides: state of its own that a hook is to move.
         needs: what encoder, views and provider must provide.
         spreads: it is at its worst, not its best, where all rows are one point: no partner need prevent that.
     """
 
+    provides: frozenset[Capability]
     needs: frozenset[Capability]
     spreads: bool
 
     def __call__(self, contrast: Contrast) -> Float[Tensor, ""]: ...
+
+
+@runtime_checkable
+class OfWidth(Protocol):
+    """A provider or a loss with rows of its own, which therefore fits embeddings of one width.
+
+    Attributes:
+        dim: d, that width.
+    """
+
+    dim: int
 
 
 @runtime_checkable

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from cl.components import Capability
+from cl.components import Capability, OfWidth
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
-from cl.negatives.queue import Queue
+from cl.negatives.ring import Remembering
 from cl.objective import Term
 from cl.train import Training
 from cl.types import Embeddings
@@ -29,6 +29,8 @@ REMEDY: dict[Capability, str] = {
     "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
     "unit norm": "bind the encoder's unit_norm = True",
     "free length": "bind the encoder's unit_norm = False, such as Siamese.unit_norm",
+    "centre": "bind Term.loss = @SelfDistillation(), or take @UpdateCentre() out of cl.train.hooks",
+    "groups of a label": "group the views by label: bind MemoryViews.group (or StreamViews.group) = @ByLabel()",
     "labels": "use data with labels, or group by sample: @BySample()",
     "captions": "use data with captions, or drop what reads them",
 }
@@ -41,7 +43,7 @@ def check(training: Training) -> None:
         ConfigError: the first pair that cannot work. What only guards against collapse is a warning under
             `cl.train.allow_collapse`.
     """
-    for rule in (_processes, _views, _embeddings, _terms, _hooks, _evaluations, _batch, _whitening, _queue, _contrasts):
+    for rule in RULES:
         for message in rule(training):
             raise ConfigError(message)
     for message in _collapse(training):
@@ -121,7 +123,7 @@ def _terms(training: Training) -> Iterator[str]:
 
 def _hooks(training: Training) -> Iterator[str]:
     encoder, terms = training.objective.encoder, training.objective.terms.values()
-    provided = encoder.provides.union(*(term.provider.provides for term in terms))
+    provided = encoder.provides.union(*(term.provider.provides | term.loss.provides for term in terms))
     for hook in training.hooks:
         yield from _missing(hook.needs, provided, hook, "the objective")
     wanted = frozenset[Capability]().union(*(hook.needs for hook in training.hooks))
@@ -129,6 +131,8 @@ def _hooks(training: Training) -> Iterator[str]:
         yield "The momentum copy is never moved: its keys would stay random. Add @UpdateMomentum() to cl.train.hooks."
     if "queue" in provided - wanted:
         yield "The queue is never filled: there would be no negatives. Add @Enqueue() to cl.train.hooks."
+    if "centre" in provided - wanted:
+        yield "The centre is never moved: one prototype would take all. Add @UpdateCentre() to cl.train.hooks."
 
 
 def _evaluations(training: Training) -> Iterator[str]:
@@ -163,20 +167,39 @@ def _whitening(training: Training) -> Iterator[str]:
             return
 
 
+def _pieces(training: Training) -> Iterator[str]:
+    encoder, engine = training.objective.encoder, training.engine
+    has_keys = any(encoder.layout(name)[1] is not None for name in encoder.embeddings)
+    if engine.piece is not None and has_keys and "keys without gradient" not in encoder.provides:
+        who = type(engine).__name__
+        yield (
+            f"{who}.piece cuts the batch, and the gradient of {type(encoder).__name__}'s keys would be lost: keys are "
+            f"encoded once. Take out {who}.piece, or let keys have no gradient: Predict.stop_gradient = True."
+        )
+
+
+def _widths(training: Training) -> Iterator[str]:
+    for name, term in training.objective.terms.items():
+        width = training.objective.encoder.width(term.embedding)
+        for part in (term.provider, term.loss):
+            if isinstance(part, OfWidth) and width not in (None, part.dim):
+                who = type(part).__name__
+                yield (
+                    f"Term {name!r}: {who}.dim is {part.dim} and the embedding {term.embedding!r} is {width} wide. "
+                    f"Bind {who}.dim = {width}."
+                )
+
+
 def _queue(training: Training) -> Iterator[str]:
     for name, term in training.objective.terms.items():
-        queue, width = term.provider, training.objective.encoder.width(term.embedding)
-        if not isinstance(queue, Queue):
+        provider = term.provider
+        if not isinstance(provider, Remembering):
             continue
-        if width not in (None, queue.dim):
+        who, size = type(provider).__name__, provider.ring.size
+        if size < training.views.batch and not provider.shorter_than_batch:
             yield (
-                f"Term {name!r}: Queue.dim is {queue.dim} and the embedding {term.embedding!r} is {width} wide. "
-                f"Bind Queue.dim = {width}."
-            )
-        if queue.size < training.views.batch and not queue.shorter_than_batch:
-            yield (
-                f"Term {name!r}: a queue of {queue.size} does not hold one batch's keys, {training.views.batch}. "
-                "Bind a larger Queue.size, or ask for it by Queue.shorter_than_batch = True."
+                f"Term {name!r}: a queue of {size} does not hold one batch's keys, {training.views.batch}. "
+                f"Bind a larger {who}.size, or ask for it by {who}.shorter_than_batch = True."
             )
 
 
@@ -184,7 +207,7 @@ def _contrasts(training: Training) -> Iterator[str]:
     """Tries every provider on two made-up samples in the encoder's layout of views."""
     for name, term in training.objective.terms.items():
         q_views, k_views = training.objective.encoder.layout(term.embedding)
-        width = term.provider.dim if isinstance(term.provider, Queue) else 2
+        width = term.provider.dim if isinstance(term.provider, OfWidth) else 2
         try:
             contrasts = term.provider(_made_up(q_views, k_views, width))
         except ValueError as error:
@@ -222,3 +245,20 @@ def _collapse(training: Training) -> Iterator[str]:
                 f"Nothing keeps the embeddings apart: no term's loss does, and the encoder has no {capability} that "
                 f"would make up for it. To mend it, {remedy}, or choose a loss that does, such as @InfoNCE()."
             )
+
+
+RULES = (
+    _processes,
+    _views,
+    _embeddings,
+    _terms,
+    _hooks,
+    _evaluations,
+    _batch,
+    _whitening,
+    _pieces,
+    _widths,
+    _queue,
+    _contrasts,
+)
+"""In order: the first refusal is the one that is reported."""

@@ -18,14 +18,18 @@ from cl.losses.barlow_twins import BarlowTwins
 from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
+from cl.losses.self_distillation import SelfDistillation
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.temperature import LearnedTemperature
 from cl.losses.vicreg import VICReg
+from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
+from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
 from cl.types import Embeddings
+from cl.views.groups import stable_hash
 
 B, D = 6, 5
 """Samples over all ranks, and their width."""
@@ -36,6 +40,8 @@ def embeddings(which, share):
     generator = torch.Generator().manual_seed(0)
     z0, z1, k0, k1 = torch.randn(4, B, D, generator=generator, dtype=torch.float64)[:, share]
     group = torch.tensor([0, 1, 0, 2, 3, 3] if "supcon" in which else range(B))[share] + 100
+    if "classes" in which:
+        group = torch.tensor([stable_hash("label", str(label)) for label in (0, 1, 0, 2, 3, 3)])[share]
     sample = torch.arange(B)[share]
     ids = [torch.stack([group, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
     leaves = [z0.clone().requires_grad_(), z1.clone().requires_grad_()]
@@ -52,12 +58,18 @@ def embeddings(which, share):
 def provider(which):
     if "paired" in which:
         return PositivesOnly(everywhere="statistics" in which)
+    if "classes" in which:
+        torch.manual_seed(0)
+        return ClassVectors(4, D).double()
     if "queue" not in which:
         return InBatch("sim" in which or "supcon" in which)
-    queue = Queue(PositivesOnly() if "moco" in which else InBatch(True), size=8, dim=D).double()
+    if "neighbours" in which:
+        queue = Neighbours(size=8, dim=D).double()
+    else:
+        queue = Queue(PositivesOnly() if "moco" in which else InBatch(True), size=8, dim=D).double()
     stale = torch.arange(7)
     keys = F.normalize(torch.randn(7, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
-    queue.enqueue(keys, torch.stack([100 + stale % 5, stale + 2, stale * 0], dim=1))
+    queue.ring.enqueue(keys, torch.stack([100 + stale % 5, stale + 2, stale * 0], dim=1))
     return queue
 
 
@@ -71,6 +83,7 @@ LOSSES = {
     "alignment": lambda t: Alignment(),
     "vicreg": lambda t: VICReg(),
     "barlow": lambda t: BarlowTwins(),
+    "distillation": lambda t: SelfDistillation(D),
 }
 POOLS = ("simclr", "supcon", "supcon of one view", "clip", "momentum", "supcon momentum queue", "moco momentum queue")
 CASES = (
@@ -78,6 +91,10 @@ CASES = (
     *((which, loss) for which in ("simclr", "clip", "momentum") for loss in ("hard", "sigmoid")),
     ("supcon momentum queue", "sigmoid"),
     ("moco momentum queue", "sigmoid"),
+    ("neighbours momentum queue", "info_nce"),
+    ("classes", "info_nce"),
+    ("classes", "info_nce, smoothed"),
+    ("paired momentum", "distillation"),
     ("paired", "alignment"),
     ("paired momentum", "alignment"),
     ("paired statistics", "vicreg"),
@@ -98,7 +115,7 @@ def measure(which, share, name):
     loss = Objective._loss(term, found)
     loss.backward()
     own = [leaf.grad / world_size() for leaf in leaves]  # bare embeddings are not averaged, only divided
-    trained = [parameter.grad for parameter in term.loss.parameters()]
+    trained = [parameter.grad.flatten() for parameter in term.parameters()]
     gradient = mean_over_ranks(torch.cat(trained)) if trained else torch.ones(1)
     keys, ids = found.everywhere
     last = found.key_views[-1]

@@ -7,9 +7,11 @@ from pathlib import Path
 import extras
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cl import rules, wiring
 from cl.components import Step
+from cl.encoders.small_resnet import small_resnet
 from cl.engines.deepspeed import DeepSpeedEngine
 from cl.errors import ConfigError
 from cl.run_folder import RunFolder
@@ -38,15 +40,23 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT / "gin"))
 
 
-def toy(path: Path, shards: Path) -> list[str]:
+def toy(path: Path, shards: Path, trunk: Path) -> list[str]:
     """The bindings a recipe's header names for a toy-sized step."""
     found = re.findall(r"^# toy: (.+)$", path.read_text(), re.MULTILINE)
-    return [line.replace("{shards}", str(shards)) for line in found]
+    return [line.replace("{shards}", str(shards)).replace("{trunk}", str(trunk)) for line in found]
+
+
+@pytest.fixture(scope="module")
+def toy_trunk(tmp_path_factory) -> Path:
+    """The built-in trunk of a run that has learned nothing."""
+    path = tmp_path_factory.mktemp("trunk") / "trunk.image.safetensors"
+    save_file(small_resnet((32, 64, 128, 128), stride=2).state_dict(), path)
+    return path
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_recipe_takes_a_step_and_round_trips(path: Path, toy_shards: Path, tmp_path: Path):
-    params = toy(path, toy_shards) or SMALL
+def test_recipe_takes_a_step_and_round_trips(path: Path, toy_shards: Path, toy_trunk: Path, tmp_path: Path):
+    params = toy(path, toy_shards, toy_trunk) or SMALL
     torch.manual_seed(0)
     config = wiring.read([given(path)], params)
     training = config.build()

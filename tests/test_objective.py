@@ -37,6 +37,7 @@ class Fixed(nn.Module):
 class FirstNumber(nn.Module):
     """A loss that is told."""
 
+    provides = frozenset()
     needs = frozenset()
     spreads = True
 
@@ -101,8 +102,8 @@ def test_one_state_dict_holds_encoder_queue_and_temperature():
     names = built.state_dict().keys()
     for part in ("encoder.online.", "encoder.target.", "terms.a.provider.", "terms.a.loss.temperature."):
         assert any(name.startswith(part) for name in names)
-    assert {f"terms.a.provider.{name}" for name in ("embeddings", "ids", "fill", "position")} <= names
-    assert built.double().terms["a"].provider.embeddings.dtype == torch.float64
+    assert {f"terms.a.provider.ring.{name}" for name in ("embeddings", "ids", "fill", "position")} <= names
+    assert built.double().terms["a"].provider.ring.embeddings.dtype == torch.float64
 
 
 def test_gradient_reaches_every_parameter_the_temperature_included():

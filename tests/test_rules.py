@@ -13,6 +13,7 @@ from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
 from cl.encoders.momentum import Momentum
+from cl.encoders.predict import Predict
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
 from cl.encoders.towers import Towers
@@ -20,11 +21,15 @@ from cl.engines.local import LocalEngine
 from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.info_nce import InfoNCE
+from cl.losses.self_distillation import SelfDistillation
 from cl.losses.vicreg import VICReg
+from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
+from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
@@ -227,6 +232,67 @@ REFUSED = {
 }
 
 
+def predict(stop_gradient=True):
+    return Predict(siamese(tower()), {"z": nn.Linear(4, 4)}, stop_gradient)
+
+
+def distil(dim=4):
+    return Term(PositivesOnly(), SelfDistillation(dim))
+
+
+def free():
+    return Momentum(siamese(tower(), unit_norm=False))
+
+
+def pieces(built):
+    built.engine = LocalEngine(piece=2)
+    return built
+
+
+HEALTHY |= {
+    "simsiam": lambda: training(predict(), align()),
+    "nnclr": lambda: training(predict(), info_nce(Neighbours(8, 4)), [FILL]),
+    "dino": lambda: training(free(), distil(), [EMA, UpdateCentre()]),
+    "cross-entropy": lambda: training(siamese(tower()), info_nce(ClassVectors(3, 4)), source=views(group=ByLabel())),
+    "simsiam in pieces": lambda: pieces(training(predict(), align())),
+}
+
+REFUSED |= {
+    "neighbours of trained keys": (
+        lambda: training(siamese(tower()), info_nce(Neighbours(8, 4)), [FILL]),
+        r"Neighbours needs 'keys without gradient'",
+    ),
+    "neighbours that are never filled": (
+        lambda: training(predict(), info_nce(Neighbours(8, 4))),
+        r"never filled.*@Enqueue\(\)",
+    ),
+    "neighbours of another width": (
+        lambda: training(predict(), info_nce(Neighbours(8, 5)), [FILL]),
+        r"Neighbours\.dim is 5 and the embedding 'z' is 4 wide\. Bind Neighbours\.dim = 4",
+    ),
+    "a centre that is never moved": (
+        lambda: training(free(), distil(), [EMA]),
+        r"centre is never moved.*@UpdateCentre\(\) to cl\.train\.hooks",
+    ),
+    "a centre to move, and none there": (
+        lambda: training(momentum(True), align(), [EMA, UpdateCentre()]),
+        r"UpdateCentre needs 'centre'.*@SelfDistillation\(\)",
+    ),
+    "prototypes of another number": (
+        lambda: training(free(), distil(5), [EMA, UpdateCentre()]),
+        r"SelfDistillation\.dim is 5 and the embedding 'z' is 4 wide",
+    ),
+    "class vectors against samples": (
+        lambda: training(siamese(tower()), info_nce(ClassVectors(3, 4))),
+        r"ClassVectors needs 'groups of a label'.*@ByLabel\(\)",
+    ),
+    "pieces whose keys have a gradient": (
+        lambda: pieces(training(predict(stop_gradient=False), info_nce(InBatch(False)))),
+        r"LocalEngine\.piece cuts the batch.*Predict\.stop_gradient = True",
+    ),
+}
+
+
 class Picky(PositivesOnly):
     """A provider of the user's own, with conditions of its own."""
 
@@ -248,6 +314,11 @@ REFUSED |= {
 COLLAPSING = {
     "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
     "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),
+    "SimSiam without stop-gradient": (
+        lambda **kw: training(predict(stop_gradient=False), align(), **kw),
+        r"no keys without gradient",
+        1,
+    ),
     "VICReg without its variance": (
         lambda **kw: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg(variance=0.0)), **kw),
         r"@Momentum\(\)",

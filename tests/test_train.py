@@ -240,9 +240,9 @@ def test_hooks_run_once_per_applied_step_over_all_of_its_batches(accumulate, fol
     expected = [[s for batch in batches[i * accumulate :][:accumulate] for s in batch] for i in range(4)]
     assert recorder.samples == expected
     queue = built.objective.terms["moco"].provider
-    assert int(queue.fill) == min(20, 4 * accumulate * 8)
-    newest = [int(i) for i in (torch.arange(-8 * accumulate, 0) + int(queue.position)) % 20][-20:]
-    assert queue.ids[newest, 1].tolist() == expected[-1][-20:]
+    assert int(queue.ring.fill) == min(20, 4 * accumulate * 8)
+    newest = [int(i) for i in (torch.arange(-8 * accumulate, 0) + int(queue.ring.position)) % 20][-20:]
+    assert queue.ring.ids[newest, 1].tolist() == expected[-1][-20:]
 
 
 def fresh_views():

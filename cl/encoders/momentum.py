@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cl.components import Capability
 from cl.distributed import of_first, world_size
-from cl.encoders.mlp import MLP
-from cl.encoders.towers import Rows, Towers
+from cl.encoders.predictors import Predictors
+from cl.encoders.towers import Towers
 from cl.types import Embeddings, Views
 
 
@@ -41,24 +41,12 @@ class Momentum(nn.Module):
         shuffle_keys: bool = False,
     ):
         super().__init__()
-        for name, predictor in (predictors or {}).items():
-            if name not in encoder.embeddings:
-                raise ValueError(
-                    f"predictors names {name!r}; the encoder's embeddings are {sorted(encoder.embeddings)}"
-                )
-            width = encoder.width(name)
-            known = width is not None and isinstance(predictor, MLP | nn.Linear)
-            if known and (predictor.in_features, predictor.out_features) != (width, width):
-                raise ValueError(
-                    f"predictor {name!r} maps {predictor.in_features} to {predictor.out_features} features, and the "
-                    f"embedding it predicts has {width}"
-                )
         for view in (*(query_views or ()), *(key_views or ())):
             if view not in encoder.views:
                 raise ValueError(f"view {view} has no route; the encoder's views are {sorted(encoder.views)}")
         self.online = encoder
         self.target = copy.deepcopy(encoder).float().requires_grad_(False)
-        self.predictors = nn.ModuleDict(predictors or {})
+        self.predictors = Predictors(predictors, encoder)
         self.query_views = query_views
         self.key_views = key_views
         self.shuffle_keys = shuffle_keys
@@ -106,9 +94,9 @@ class Momentum(nn.Module):
     def queries(self, views: Views) -> dict[str, Embeddings]:
         """Predicted rows of the online network."""
         found = self.online.rows(_chosen(views, self.query_views))
+        predicted = {name: self.predictors.predicted(name, rows, self.online.joint) for name, rows in found.items()}
         return {
-            name: Embeddings(self.online.finish(self._predicted(name, rows)), rows.ids, rows.views)
-            for name, rows in found.items()
+            name: Embeddings(self.online.finish(predicted[name]), rows.ids, rows.views) for name, rows in found.items()
         }
 
     @torch.no_grad()
@@ -120,12 +108,6 @@ class Momentum(nn.Module):
     def key_order(self, b: int) -> Int64[Tensor, "wb"] | None:
         """A random permutation of all ranks' samples with `shuffle_keys`, else None."""
         return of_first(torch.randperm(b * world_size())) if self.shuffle_keys else None
-
-    def _predicted(self, name: str, rows: Rows) -> Float[Tensor, "m d"]:
-        if name not in self.predictors:
-            return rows.z
-        blocks = [rows.z] if self.online.joint else rows.z.chunk(len(rows.views))
-        return torch.cat([self.predictors[name](block) for block in blocks])
 
     def features(self, x: Tensor, view: int) -> Float[Tensor, "b f"]:
         """Trunk features from the online network."""

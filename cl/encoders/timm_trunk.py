@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import gin
 import timm
-from safetensors.torch import load_file
 from timm.models.resnet import ResNet
 from torch import nn
 
+from cl.encoders.loaded import loaded
 from cl.encoders.norms import placed_norm
 from cl.encoders.small_stem import with_small_stem
 from cl.errors import ConfigError
@@ -46,11 +45,4 @@ def timm_trunk(
         if not isinstance(trunk, ResNet):
             raise ConfigError(f"small_pictures changes a ResNet's stem; {name!r} is a {type(trunk).__name__}.")
         trunk = with_small_stem(trunk)
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise ConfigError(f"Timm.weights: there is no file {weights!r}. Give a safetensors file on this machine.")
-        try:
-            trunk.load_state_dict(load_file(weights))
-        except RuntimeError as error:
-            raise ConfigError(f"Timm.weights: {weights!r} does not hold the trunk of {name!r}: {error}") from error
-    return trunk
+    return trunk if weights is None else loaded(trunk, weights)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.encoders.mlp import MLP
+from cl.encoders.prototypes import Prototypes
 from cl.encoders.recomputed import recompute_blocks
 
 
@@ -44,7 +45,7 @@ class Tower(nn.Module):
         # timm's words: some trunks end in a wider layer than `num_features`. A trunk that says neither is not checked.
         features = getattr(trunk, "head_hidden_size", None) or getattr(trunk, "num_features", None)
         for name, head in heads.items():
-            wanted = head.in_features if isinstance(head, MLP | nn.Linear) else features
+            wanted = head.in_features if isinstance(head, MLP | Prototypes | nn.Linear) else features
             if features not in (None, wanted):
                 raise ValueError(
                     f"head {name!r} takes {wanted} features and the trunk makes {features}, so its first width must be "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl.components import Capability
 from cl.encoders.mlp import MLP
+from cl.encoders.prototypes import Prototypes
 from cl.encoders.tower import Tower
 from cl.types import Embeddings, Views
 
@@ -72,7 +73,7 @@ class Towers(nn.Module):
 
     def _widths(self, embedding: str) -> set[int]:
         heads = [_tower(self.towers, tower).heads[head] for _, tower, head, name in self.routes if name == embedding]
-        return {head.out_features for head in heads if isinstance(head, MLP | nn.Linear)}
+        return {head.out_features for head in heads if isinstance(head, MLP | Prototypes | nn.Linear)}
 
     @property
     def views(self) -> frozenset[int]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl.components import Capability, Step
 from cl.hooks.stateless import Stateless
-from cl.negatives.queue import Queue
+from cl.negatives.ring import Remembering
 from cl.objective import Objective
 from cl.types import StepOutput
 
@@ -31,9 +31,9 @@ class Enqueue(Stateless):
         """Enqueues; logs how many slots are filled."""
         fills = {}
         for name, term in objective.terms.items():
-            if isinstance(term.provider, Queue):
+            if isinstance(term.provider, Remembering):
                 embeddings = output.embeddings[term.embedding]
                 for view in embeddings.key_views if self.views is None else self.views:
-                    term.provider.enqueue(*embeddings.key_of_everywhere(view))
-                fills[f"queue_fill/{name}"] = term.provider.fill.clone()
+                    term.provider.ring.enqueue(*embeddings.key_of_everywhere(view))
+                fills[f"queue_fill/{name}"] = term.provider.ring.fill.clone()
         return fills

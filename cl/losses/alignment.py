@@ -17,6 +17,7 @@ class Alignment(nn.Module):
     take the mean over all rows: the term's weight there is 2.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"paired"})
     spreads = False
 

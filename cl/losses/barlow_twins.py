@@ -24,6 +24,7 @@ class BarlowTwins(nn.Module):
         redundancy: weight of what is off the diagonal; the paper's lambda.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"paired"})
     spreads = True
 

@@ -28,6 +28,7 @@ class DecoupledInfoNCE(nn.Module):
         products: as in `InfoNCE`.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"negatives"})
     spreads = True
 

@@ -37,6 +37,7 @@ class HardNegativeInfoNCE(nn.Module):
         products: as in `InfoNCE`.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"negatives", "unit norm"})
     spreads = True
 

@@ -35,6 +35,7 @@ class InfoNCE(nn.Module):
         products: "bfloat16" is faster where the machine computes with it, and lets a logit s be off by |s| / 256.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"negatives"})
     spreads = True
 

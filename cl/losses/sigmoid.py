@@ -30,6 +30,7 @@ class Sigmoid(nn.Module):
         products: as in `InfoNCE`.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"negatives"})
     spreads = True
 

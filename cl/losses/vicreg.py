@@ -27,6 +27,7 @@ class VICReg(nn.Module):
         covariance: weight.
     """
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"paired", "free length"})
 
     def __init__(self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0):

@@ -1,13 +1,13 @@
 """The other samples of the batch."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import gin
 from torch import nn
 
 from cl.components import Capability
-from cl.distributed import mean_over_ranks, world_size
+from cl.distributed import world_size
+from cl.negatives.over_ranks import over_ranks
 from cl.types import Contrast, Embeddings
 
 
@@ -29,10 +29,7 @@ class InBatch(nn.Module):
 
     def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
         """Contrasts with a pool and no paired rows."""
-        return [
-            contrast if world_size() == 1 else replace(contrast, divisor=mean_over_ranks(contrast.contributing))
-            for contrast in self._contrasts(embeddings)
-        ]
+        return [over_ranks(contrast) for contrast in self._contrasts(embeddings)]
 
     def _contrasts(self, embeddings: Embeddings) -> Sequence[Contrast]:
         alone = world_size() == 1 and embeddings.k is None

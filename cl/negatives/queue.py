@@ -11,8 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability, NegativeProvider
-from cl.distributed import mean_over_ranks, world_size
 from cl.errors import ConfigError
+from cl.negatives.over_ranks import over_ranks
+from cl.negatives.ring import Remembering, Ring
 from cl.types import Contrast, Embeddings, StaleSame
 
 
@@ -34,11 +35,6 @@ class Queue(nn.Module):
         shorter_than_batch: asks by name for a queue that does not hold one step's keys.
     """
 
-    embeddings: Float[Tensor, "k d"]
-    ids: Int64[Tensor, "k 3"]
-    fill: Int64[Tensor, "1"]
-    position: Int64[Tensor, "1"]
-
     def __init__(
         self,
         inner: NegativeProvider,
@@ -49,12 +45,12 @@ class Queue(nn.Module):
         shorter_than_batch: bool = False,
     ):
         super().__init__()
-        if isinstance(inner, Queue):
-            raise ValueError("Queue.inner is a queue itself; one queue holds all keys of a term")
+        if isinstance(inner, Remembering):
+            raise ValueError("Queue.inner has a queue itself; one queue holds all keys of a term")
         if size < 1:
             raise ValueError(f"Queue.size must be at least 1, got {size}")
         self.inner = inner
-        self.size = size
+        self.ring = Ring(size, dim)
         self.dim = dim
         self.stale_same: StaleSame = stale_same
         self.shorter_than_batch = shorter_than_batch
@@ -62,15 +58,10 @@ class Queue(nn.Module):
         missing: frozenset[Capability] = frozenset() if trained_keys else frozenset({"momentum"})
         self.provides = inner.provides | added
         self.needs = inner.needs | missing
-        self.register_buffer("embeddings", torch.zeros(size, dim))
-        self.register_buffer("ids", torch.zeros(size, 3, dtype=torch.int64))
-        self.register_buffer("fill", torch.zeros(1, dtype=torch.int64))
-        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:
         """The inner contrasts, each direction one of its own, their pools longer by the filled part of the queue."""
-        filled = int(self.fill)
-        keys, ids = self.embeddings[:filled], self.ids[:filled]
+        keys, ids = self.ring()
         contrasts = self.inner(embeddings)
         ways = [(replace(one, both_ways=False), one.turned) if one.both_ways else (one,) for one in contrasts]
         return [self._with(way, keys, ids) for way in chain.from_iterable(ways)]
@@ -95,14 +86,4 @@ class Queue(nn.Module):
             pool_is_q=False,
             divisor=None,
         )
-        return longer if world_size() == 1 else replace(longer, divisor=mean_over_ranks(longer.contributing))
-
-    @torch.no_grad()
-    def enqueue(self, keys: Float[Tensor, "n d"], ids: Int64[Tensor, "n 3"]) -> None:
-        """Writes rows over the oldest ones; of more than K rows the last K stay. For the `Enqueue` hook."""
-        keys, ids = keys[-self.size :], ids[-self.size :]
-        slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.size
-        self.embeddings[slots] = keys.to(self.embeddings)
-        self.ids[slots] = ids
-        self.position.add_(len(keys)).remainder_(self.size)
-        self.fill.add_(len(keys)).clamp_(max=self.size)
+        return over_ranks(longer)

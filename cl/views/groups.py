@@ -16,6 +16,7 @@ from cl.views.samples import Samples
 class Grouping(Protocol):
     """The group of every sample of a data set."""
 
+    provides: frozenset[Capability]
     needs: frozenset[Capability]
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]: ...
@@ -25,6 +26,7 @@ class Grouping(Protocol):
 class BySample:
     """Every sample is its own group: self-supervision."""
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset()
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]:
@@ -35,6 +37,7 @@ class BySample:
 class ByLabel:
     """Samples of one label are positives (SupCon). A sample without a label (-1) is a group of its own."""
 
+    provides: frozenset[Capability] = frozenset({"groups of a label"})
     needs: frozenset[Capability] = frozenset({"labels"})
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]:
@@ -48,6 +51,7 @@ class ByLabel:
 class ByCaption:
     """Samples of one first caption are positives (UniCL). A sample without a caption is a group of its own."""
 
+    provides: frozenset[Capability] = frozenset()
     needs: frozenset[Capability] = frozenset({"captions"})
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]:

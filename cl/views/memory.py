@@ -35,7 +35,7 @@ class MemoryViews:
         self.batch = batch
         self.transforms = transforms
         self.group = group
-        self.provides = data.provides
+        self.provides = data.provides | group.provides
         self.needs: frozenset[Capability] = group.needs.union(*(transform.needs for transform in transforms))
         self.epoch = 0
         self.position = 0

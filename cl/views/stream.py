@@ -66,7 +66,7 @@ class StreamViews:
         self.transforms = transforms
         self.group = group
         self.workers = workers
-        self.provides = data.provides
+        self.provides = data.provides | group.provides
         self.needs: frozenset[Capability] = group.needs.union(*(transform.needs for transform in transforms))
         self.epoch = 0
         self.position = 0

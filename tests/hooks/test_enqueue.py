@@ -39,7 +39,7 @@ def test_a_key_is_enqueued_after_it_was_contrasted(b, size, steps):
         assert not (contrast.pool[None] == contrast.paired[:, None]).all(dim=2).any()
         logged = Enqueue()(built, found, Step(index, steps))
         assert logged["queue_fill/moco"].item() == min((index + 1) * b, size)
-        assert own & set(queue.ids[: int(queue.fill), 1].tolist())
+        assert own & set(queue.ring.ids[: int(queue.ring.fill), 1].tolist())
 
 
 def test_the_queue_is_a_leaf_without_graph():
@@ -47,9 +47,9 @@ def test_the_queue_is_a_leaf_without_graph():
     found = built(pictures(3))
     Enqueue()(built, found, STEP)
     queue = built.terms["moco"].provider
-    assert torch.equal(queue.embeddings[:3], found.embeddings["z"].k) and not queue.embeddings.requires_grad
+    assert torch.equal(queue.ring.embeddings[:3], found.embeddings["z"].k) and not queue.ring.embeddings.requires_grad
     built(pictures(3, first=50)).loss.backward()
-    assert queue.embeddings.grad is None
+    assert queue.ring.embeddings.grad is None
 
 
 @given(st.integers(1, 3), st.sampled_from([None, (0,), (1,), (1, 0)]))
@@ -60,8 +60,8 @@ def test_which_views_are_kept_and_in_which_order(b, views):
     Enqueue(views)(built, output(z=found), STEP)
     kept = (0, 1) if views is None else views
     expected = torch.cat([found.key_of(view)[0] for view in kept])
-    assert torch.equal(queue.embeddings[: int(queue.fill)], expected)
-    assert queue.ids[: int(queue.fill), 2].tolist() == [view for view in kept for _ in range(b)]
+    assert torch.equal(queue.ring.embeddings[: int(queue.ring.fill)], expected)
+    assert queue.ring.ids[: int(queue.ring.fill), 2].tolist() == [view for view in kept for _ in range(b)]
 
 
 def test_every_queue_gets_its_own_terms_keys():
@@ -76,8 +76,8 @@ def test_every_queue_gets_its_own_terms_keys():
     z, y = embeddings(2, (0,), (1,)), embeddings(2, (0,), (1,), d=3)
     logged = Enqueue()(two, output(z=z, y=y), STEP)
     assert logged.keys() == {"queue_fill/a", "queue_fill/b"}
-    assert torch.equal(two.terms["a"].provider.embeddings[:2], z.k)
-    assert torch.equal(two.terms["b"].provider.embeddings[:2], y.k)
+    assert torch.equal(two.terms["a"].provider.ring.embeddings[:2], z.k)
+    assert torch.equal(two.terms["b"].provider.ring.embeddings[:2], y.k)
 
 
 def test_is_a_hook_without_state():

@@ -30,14 +30,14 @@ class QueueIsADeque(RuleBasedStateMachine):
     def enqueue(self, n):
         ids = torch.arange(self.made, self.made + n)[:, None] * torch.tensor([1, 10, 100])
         keys = torch.stack([ids[:, 0].float(), -ids[:, 0].float()], dim=1)
-        self.queue.enqueue(keys, ids)
+        self.queue.ring.enqueue(keys, ids)
         self.model.extend(zip(keys.tolist(), ids.tolist(), strict=True))
         self.made += n
 
     @rule()
     def save_and_load(self):
         saved = {name: value.clone() for name, value in self.queue.state_dict().items()}
-        self.queue = Queue(PositivesOnly(), size=self.queue.size, dim=2)
+        self.queue = Queue(PositivesOnly(), size=self.queue.ring.size, dim=2)
         self.queue.load_state_dict(saved)
 
     @precondition(lambda self: self.made)
@@ -49,10 +49,10 @@ class QueueIsADeque(RuleBasedStateMachine):
 
     @invariant()
     def holds_the_newest_keys_in_order(self):
-        fill, position = self.queue.fill.item(), self.queue.position.item()
+        fill, position = self.queue.ring.fill.item(), self.queue.ring.position.item()
         assert fill == len(self.model)
-        oldest_first = [(position - fill + i) % self.queue.size for i in range(fill)]
-        keys, ids = self.queue.embeddings[oldest_first].tolist(), self.queue.ids[oldest_first].tolist()
+        oldest_first = [(position - fill + i) % self.queue.ring.size for i in range(fill)]
+        keys, ids = self.queue.ring.embeddings[oldest_first].tolist(), self.queue.ring.ids[oldest_first].tolist()
         assert list(zip(keys, ids, strict=True)) == list(self.model)
 
     @invariant()
@@ -78,12 +78,14 @@ def test_is_a_provider():
 def test_moco_has_its_own_key_and_the_queue(b, fill, overlap, rule):
     """The last `overlap` samples of the batch have keys of an earlier epoch in the queue."""
     queue = Queue(PositivesOnly(), size=6, dim=4, stale_same=rule)
-    queue.enqueue(rows(fill, 4, seed=9), block(range(b - overlap, b - overlap + fill), 1, first=b - overlap))
+    queue.ring.enqueue(rows(fill, 4, seed=9), block(range(b - overlap, b - overlap + fill), 1, first=b - overlap))
     found = embeddings(b, (0,), (1,))
     (contrast,) = queue(found)
     assert torch.equal(contrast.paired, found.k) and torch.equal(contrast.q, found.q)
     assert contrast.stale_same == rule and contrast.stale.tolist() == [True] * fill
-    assert torch.equal(contrast.pool, queue.embeddings[:fill]) and torch.equal(contrast.pool_ids, queue.ids[:fill])
+    assert torch.equal(contrast.pool, queue.ring.embeddings[:fill]) and torch.equal(
+        contrast.pool_ids, queue.ring.ids[:fill]
+    )
     met, positive = matrices(contrast)
     for i, query in enumerate(contrast.q_ids.tolist()):
         for j, key in enumerate(contrast.pool_ids.tolist()):
@@ -95,12 +97,12 @@ def test_moco_has_its_own_key_and_the_queue(b, fill, overlap, rule):
 def test_supcon_has_the_batch_and_the_queue(b, fill):
     queue = Queue(InBatch(True), size=6, dim=4)
     group = [0] * b
-    queue.enqueue(rows(fill, 4, seed=9), block([0] * fill, 1, first=50))
+    queue.ring.enqueue(rows(fill, 4, seed=9), block([0] * fill, 1, first=50))
     found = embeddings(b, (0, 1), (0, 1), group=group)
     (contrast,) = queue(found)
     assert contrast.stale.tolist() == [False] * (2 * b) + [True] * fill
-    assert torch.equal(contrast.pool, torch.cat([found.k, queue.embeddings[:fill]]))
-    assert torch.equal(contrast.pool_ids, torch.cat([found.k_ids, queue.ids[:fill]]))
+    assert torch.equal(contrast.pool, torch.cat([found.k, queue.ring.embeddings[:fill]]))
+    assert torch.equal(contrast.pool_ids, torch.cat([found.k_ids, queue.ring.ids[:fill]]))
     assert contrast.positives.tolist() == [2 * b - 1 + fill] * (2 * b)
     assert contrast.paired is None and contrast.divisor is None and not contrast.pool_is_q
 
@@ -108,7 +110,7 @@ def test_supcon_has_the_batch_and_the_queue(b, fill):
 @pytest.mark.parametrize("inner", [PositivesOnly(), InBatch(True)])
 def test_a_gradient_does_not_need_what_the_queue_held(inner):
     queue, found = Queue(inner, size=3, dim=4), embeddings(2, (0, 1), (0, 1))
-    queue.enqueue(rows(3, 4), block(range(3), 0, first=9))
+    queue.ring.enqueue(rows(3, 4), block(range(3), 0, first=9))
     q = found.q.requires_grad_()
 
     def loss():
@@ -116,26 +118,26 @@ def test_a_gradient_does_not_need_what_the_queue_held(inner):
 
     (expected,) = torch.autograd.grad(loss(), q)
     value = loss()
-    queue.enqueue(rows(3, 4, seed=5), block(range(3), 0, first=20))
+    queue.ring.enqueue(rows(3, 4, seed=5), block(range(3), 0, first=20))
     (gradient,) = torch.autograd.grad(value, q)
     assert torch.equal(gradient, expected)
 
 
 def test_no_gradient_reaches_the_queue():
     queue = Queue(PositivesOnly(), size=3, dim=4)
-    queue.enqueue(rows(3, 4).requires_grad_() * 2, block(range(3), 0, first=9))
+    queue.ring.enqueue(rows(3, 4).requires_grad_() * 2, block(range(3), 0, first=9))
     (contrast,) = queue(embeddings(2, (0,), (1,)))
-    assert not queue.embeddings.requires_grad and not contrast.pool.requires_grad
+    assert not queue.ring.embeddings.requires_grad and not contrast.pool.requires_grad
     assert not list(queue.parameters())
 
 
 def test_both_directions_are_two_contrasts_with_the_queue_each():
     queue, found = Queue(InBatch(False), size=3, dim=4), embeddings(2, (0, 1))
-    queue.enqueue(rows(3, 4, seed=9), block(range(3), 0, first=9))
+    queue.ring.enqueue(rows(3, 4, seed=9), block(range(3), 0, first=9))
     first, second = queue(found)
     for contrast, own, other in ((first, 0, 1), (second, 1, 0)):
         assert torch.equal(contrast.q, found.q_of(own)[0]) and torch.equal(contrast.q_ids, found.q_of(own)[1])
-        assert torch.equal(contrast.pool, torch.cat([found.q_of(other)[0], queue.embeddings]))
+        assert torch.equal(contrast.pool, torch.cat([found.q_of(other)[0], queue.ring.embeddings]))
         assert contrast.stale.tolist() == [False] * 2 + [True] * 3 and not contrast.both_ways
 
 
