@@ -34,6 +34,7 @@ Capability = Literal[
     "labels",  # samples carry a label
     "captions",  # samples carry a caption
     "groups of a label",  # samples of one label, and no others, are positives
+    "groups of a caption",  # the same of captions
 ]
 
 

@@ -4,6 +4,7 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 (`provides`, `needs`, sizes), never what they are called, and no data is open yet.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 
@@ -20,6 +21,9 @@ from cl.train import Training
 from cl.types import Embeddings
 
 logger = logging.getLogger(__name__)
+
+SEVERAL: frozenset[Capability] = frozenset({"groups of a label", "groups of a caption"})
+"""Groupings that make more than a sample's own views positives of it."""
 
 REMEDY: dict[Capability, str] = {
     "momentum": "wrap the encoder: Objective.encoder = @Momentum(), with @UpdateMomentum() in cl.train.hooks; or take "
@@ -46,7 +50,7 @@ def check(training: Training) -> None:
     for rule in RULES:
         for message in rule(training):
             raise ConfigError(message)
-    for message in _collapse(training):
+    for message in collapse(training):
         if not training.allow_collapse:
             raise ConfigError(f"{message} To run it all the same, bind cl.train.allow_collapse = True.")
         logger.warning(message)
@@ -61,6 +65,7 @@ def _missing(needs: frozenset[Capability], provides: frozenset[Capability], who:
 
 
 def _processes(training: Training) -> Iterator[str]:
+    """Every process has its share of the batch, and engine and optimizer are made for several."""
     world, engine, source = training.place.world, training.engine, training.views
     if world > 1 and not engine.distributed:
         yield (
@@ -81,6 +86,7 @@ def _processes(training: Training) -> Iterator[str]:
 
 
 def _views(training: Training) -> Iterator[str]:
+    """The encoder looks at all views that are made, and all it looks at are made."""
     source, encoder = training.views, training.objective.encoder
     yield from _missing(source.needs, source.provides, source, "its data")
     absent = encoder.views - set(range(source.views))
@@ -98,6 +104,7 @@ def _views(training: Training) -> Iterator[str]:
 
 
 def _embeddings(training: Training) -> Iterator[str]:
+    """A term is about an embedding that the encoder makes."""
     names = training.objective.encoder.embeddings
     for name, term in training.objective.terms.items():
         if term.embedding not in names:
@@ -108,6 +115,7 @@ def _embeddings(training: Training) -> Iterator[str]:
 
 
 def _terms(training: Training) -> Iterator[str]:
+    """What a provider and a loss need, the encoder, the views and the provider have."""
     encoder = training.objective.encoder
     for name, term in training.objective.terms.items():
         here = encoder.provides | training.views.provides
@@ -121,7 +129,26 @@ def _terms(training: Training) -> Iterator[str]:
         yield from _missing(term.loss.needs, here, term.loss, f"{type(term.provider).__name__} (term {name!r})")
 
 
+def _idle(training: Training) -> Iterator[str]:
+    """What is configured has an effect: a loss of pairs alone looks at no queue and at no groups."""
+    terms: dict[str, Term] = training.objective.terms
+    for name, term in terms.items():
+        if "negatives" not in term.loss.needs and "queue" in term.provider.provides:
+            yield (
+                f"Term {name!r}: {type(term.loss).__name__} looks at pairs alone, and the queue would change nothing. "
+                "Bind Term.provider = @PositivesOnly() and take @Enqueue() out of cl.train.hooks, or choose a loss "
+                "that looks at negatives, such as @InfoNCE()."
+            )
+    if training.views.provides & SEVERAL and not any("negatives" in term.loss.needs for term in terms.values()):
+        source = type(training.views).__name__
+        yield (
+            f"No term's loss looks at groups, only at pairs of one sample's views, and {source}.group would change "
+            f"nothing. Bind {source}.group = @BySample(), or choose a loss that does, such as @InfoNCE()."
+        )
+
+
 def _hooks(training: Training) -> Iterator[str]:
+    """Hooks find what they move, and what has to be moved has a hook that does."""
     encoder, terms = training.objective.encoder, training.objective.terms.values()
     provided = encoder.provides.union(*(term.provider.provides | term.loss.provides for term in terms))
     for hook in training.hooks:
@@ -136,12 +163,14 @@ def _hooks(training: Training) -> Iterator[str]:
 
 
 def _evaluations(training: Training) -> Iterator[str]:
+    """Held-out data has what is measured on it."""
     for evaluation in training.evaluations:
         for role, data in evaluation.data.items():
             yield from _missing(evaluation.needs, data.provides, evaluation, f"its {role} data")
 
 
 def _batch(training: Training) -> Iterator[str]:
+    """A batch whose samples are the negatives has at least two."""
     for name, term in training.objective.terms.items():
         if "negatives" in term.loss.needs and "queue" not in term.provider.provides and training.views.batch < 2:
             yield (
@@ -151,6 +180,7 @@ def _batch(training: Training) -> Iterator[str]:
 
 
 def _whitening(training: Training) -> Iterator[str]:
+    """Whitening a group of features has twice as many rows."""
     encoder = training.objective.encoder
     # At most: a head may also get the views one by one.
     world = training.place.world
@@ -168,6 +198,7 @@ def _whitening(training: Training) -> Iterator[str]:
 
 
 def _pieces(training: Training) -> Iterator[str]:
+    """Keys that are encoded once have no gradient."""
     encoder, engine = training.objective.encoder, training.engine
     has_keys = any(encoder.layout(name)[1] is not None for name in encoder.embeddings)
     if engine.piece is not None and has_keys and "keys without gradient" not in encoder.provides:
@@ -179,6 +210,7 @@ def _pieces(training: Training) -> Iterator[str]:
 
 
 def _widths(training: Training) -> Iterator[str]:
+    """Rows of a provider or a loss are as wide as the embeddings."""
     for name, term in training.objective.terms.items():
         width = training.objective.encoder.width(term.embedding)
         for part in (term.provider, term.loss):
@@ -191,6 +223,7 @@ def _widths(training: Training) -> Iterator[str]:
 
 
 def _queue(training: Training) -> Iterator[str]:
+    """A queue holds at least one step's keys."""
     for name, term in training.objective.terms.items():
         provider = term.provider
         if not isinstance(provider, Remembering):
@@ -204,34 +237,45 @@ def _queue(training: Training) -> Iterator[str]:
 
 
 def _contrasts(training: Training) -> Iterator[str]:
-    """Tries every provider on two made-up samples in the encoder's layout of views."""
+    """Tries every provider and loss on three made-up samples in the encoder's layout of views."""
+    several = bool(training.views.provides & SEVERAL)
     for name, term in training.objective.terms.items():
         q_views, k_views = training.objective.encoder.layout(term.embedding)
-        width = term.provider.dim if isinstance(term.provider, OfWidth) else 2
+        provider = term.provider
+        width = next((part.dim for part in (provider, term.loss) if isinstance(part, OfWidth)), 2)
+        found = _made_up(q_views, k_views, width, several)
+        if isinstance(provider, Remembering):  # as it is after a few steps
+            provider = copy.deepcopy(provider)
+            provider.ring.enqueue(found.keys.detach(), found.key_ids + torch.tensor([0, 3, 0]))
         try:
-            contrasts = term.provider(_made_up(q_views, k_views, width))
-        except ValueError as error:
-            yield f"Term {name!r}: {error}."
+            contrasts = provider(found)
+            for contrast in contrasts:
+                term.loss(contrast)
+        except (ValueError, ConfigError) as error:
+            yield f"Term {name!r}: {str(error).rstrip('.')}."
             continue
         if not contrasts:
             yield (
-                f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
+                f"Term {name!r}: {type(provider).__name__} finds nothing to contrast between query views "
                 f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that "
                 "differ, such as Momentum.query_views = (0,) and Momentum.key_views = (1,)."
             )
 
 
-def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int) -> Embeddings:
+def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int, several: bool) -> Embeddings:
     def ids(views: tuple[int, ...]) -> Tensor:
-        return torch.tensor([(sample, sample, view) for view in views for sample in (0, 1)]).view(-1, 3)
+        groups = (0, 0, 2) if several else (0, 1, 2)
+        rows = [(group, sample, view) for view in views for sample, group in enumerate(groups)]
+        return torch.tensor(rows).view(-1, 3)
 
-    q = torch.zeros(2 * len(q_views), width)
+    q = torch.zeros(3 * len(q_views), width)
     if k_views is None:
         return Embeddings(q, ids(q_views), q_views)
-    return Embeddings(q, ids(q_views), q_views, torch.zeros(2 * len(k_views), width), ids(k_views), k_views)
+    return Embeddings(q, ids(q_views), q_views, torch.zeros(3 * len(k_views), width), ids(k_views), k_views)
 
 
-def _collapse(training: Training) -> Iterator[str]:
+def collapse(training: Training) -> Iterator[str]:
+    """Something keeps the embeddings apart: a loss, or a predictor and keys without gradient."""
     terms: dict[str, Term] = training.objective.terms
     if any(term.loss.spreads for term in terms.values()):
         return
@@ -252,6 +296,7 @@ RULES = (
     _views,
     _embeddings,
     _terms,
+    _idle,
     _hooks,
     _evaluations,
     _batch,

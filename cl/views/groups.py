@@ -51,7 +51,7 @@ class ByLabel:
 class ByCaption:
     """Samples of one first caption are positives (UniCL). A sample without a caption is a group of its own."""
 
-    provides: frozenset[Capability] = frozenset()
+    provides: frozenset[Capability] = frozenset({"groups of a caption"})
     needs: frozenset[Capability] = frozenset({"captions"})
 
     def __call__(self, samples: Samples) -> Int64[Tensor, "b"]:
