@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from cl.components import Capability
 from cl.encoders.tower import Tower
 from cl.views.random import uniforms
 from cl.views.samples import Samples
@@ -31,7 +32,7 @@ class _Mean(nn.Module):
 class Toys:
     """Made-up pictures with labels and captions."""
 
-    provides = frozenset({"labels", "captions"})
+    provides: frozenset[Capability] = frozenset({"labels", "captions"})
 
     def load(self) -> Samples:
         """Twice a batch."""
@@ -54,7 +55,7 @@ class Toys:
 class Noise:
     """A picture and noise, another for every view."""
 
-    needs = frozenset()
+    needs: frozenset[Capability] = frozenset()
 
     def prepare(self, samples: Samples) -> Tensor:
         """The pictures."""
@@ -68,7 +69,7 @@ class Noise:
 class Tokens:
     """A few numbers of a sample, as a text has them."""
 
-    needs = frozenset()
+    needs: frozenset[Capability] = frozenset()
 
     def prepare(self, samples: Samples) -> Tensor:
         """Binary digits of the sample's number, each a token of its own."""

@@ -1,0 +1,193 @@
+"""What each rule of `cl.rules` prevents: the same wiring, trained as if there were no rule."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from tiny import Noise, Pictures, tower, trunk
+from torch import nn
+
+from cl.components import Step
+from cl.encoders.decorrelated import DecorrelatedBatchNorm
+from cl.encoders.mlp import MLP
+from cl.encoders.momentum import Momentum
+from cl.encoders.predict import Predict
+from cl.encoders.siamese import siamese
+from cl.encoders.tower import Tower
+from cl.engines.local import LocalEngine
+from cl.errors import ConfigError, DataError
+from cl.evaluation.knn import KNN
+from cl.evaluation.spectrum import feature_std
+from cl.hooks.enqueue import Enqueue
+from cl.hooks.update_momentum import UpdateMomentum
+from cl.losses.alignment import Alignment
+from cl.losses.hard_negatives import HardNegativeInfoNCE
+from cl.losses.info_nce import InfoNCE
+from cl.losses.self_distillation import SelfDistillation
+from cl.negatives.class_vectors import ClassVectors
+from cl.negatives.in_batch import InBatch
+from cl.negatives.positives_only import PositivesOnly
+from cl.negatives.queue import Queue
+from cl.objective import Objective, Term
+from cl.optim.schedules import Constant
+from cl.optim.sgd import SGD
+from cl.rules import RULES, collapse
+from cl.run_folder import RunFolder
+from cl.train import Training
+from cl.views.groups import ByLabel, BySample
+from cl.views.memory import MemoryViews
+
+
+def built(encoder, provider, loss, hooks=(), batch=8, group=None, count=2, embedding="z", piece=None, evaluations=()):
+    """The training, for real data."""
+    source = MemoryViews(Pictures(16), batch, [Noise()] * count, BySample() if group is None else group)
+    objective = Objective(encoder, {"only": Term(provider, loss, embedding=embedding)})
+    engine, optimizer = LocalEngine(piece=piece), SGD(0.1)
+    return Training(
+        objective, source, optimizer, Constant(), engine, 9, hooks, evaluations=evaluations, precision="float32"
+    )
+
+
+def trained(training, folder, steps=2):
+    """The state after some steps."""
+    training.start()
+    batches, run = training.views.iterate(training.place), RunFolder(folder / "run", resume=False)
+    for index in range(steps):
+        training.step(Step(index, steps), batches, run)
+    return {name: value.clone() for name, value in training.objective.state_dict().items()}
+
+
+def refuses(rule, training):
+    """That it is this rule that refuses, and no other one before it."""
+    rules = [*RULES, collapse]
+    name = f"_{rule}" if rule != "collapse" else rule
+    first = next(each for each in rules if list(each(training)))
+    assert first.__name__ == name
+    return training
+
+
+def same(one, other):
+    return {name for name in one if name in other and torch.equal(one[name], other[name])}
+
+
+def with_seed(make):
+    torch.manual_seed(0)
+    return make()
+
+
+CRASHES = {
+    "terms": (lambda: built(siamese(tower()), PositivesOnly(), InfoNCE(0.1)), "needs a pool of keys"),
+    "embeddings": (lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), embedding="y"), "'y'"),
+    "widths": (
+        lambda: built(siamese(tower()), Queue(InBatch(True), 8, 5, trained_keys=True), InfoNCE(0.1), [Enqueue()]),
+        "5",
+    ),
+    "contrasts": (
+        lambda: built(siamese(tower()), InBatch(True), HardNegativeInfoNCE(0.1), group=ByLabel()),
+        "one positive a row",
+    ),
+    "whitening": (
+        lambda: built(
+            siamese(Tower(trunk(), {"z": MLP((8, 18), norm_last=partial(DecorrelatedBatchNorm, group=9))})),
+            InBatch(True),
+            InfoNCE(0.1),
+        ),
+        "too small to decorrelate",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", CRASHES)
+def test_a_step_would_end_the_run(rule, tmp_path):
+    make, message = CRASHES[rule]
+    with pytest.raises((ValueError, ConfigError, RuntimeError, KeyError), match=message):
+        trained(refuses(rule, make()), tmp_path, steps=3)
+
+
+def test_views_a_view_would_be_made_for_nothing(tmp_path):
+    """And nobody would learn that the third is not looked at."""
+    three = refuses("views", with_seed(lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), count=3)))
+    two = with_seed(lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1)))
+    after = trained(two, tmp_path / "two")
+    assert same(trained(three, tmp_path / "three"), after) == after.keys()
+
+
+def test_terms_class_vectors_would_train_on_nothing(tmp_path):
+    training = refuses("terms", built(siamese(tower()), ClassVectors(3, 4), InfoNCE(0.1)))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    assert same(trained(training, tmp_path), before) == before.keys()
+
+
+def test_idle_a_queue_and_groups_would_change_nothing(tmp_path):
+    def momentum():
+        return Momentum(siamese(tower()), {"z": nn.Linear(4, 4)})
+
+    ema = [UpdateMomentum(0.9)]
+    plain = trained(with_seed(lambda: built(momentum(), PositivesOnly(), Alignment(), ema)), tmp_path / "plain")
+    queue = with_seed(lambda: built(momentum(), Queue(PositivesOnly(), 8, 4), Alignment(), [*ema, Enqueue()]))
+    groups = with_seed(lambda: built(momentum(), PositivesOnly(), Alignment(), ema, group=ByLabel()))
+    for name, training in {"queue": queue, "groups": groups}.items():
+        assert same(trained(refuses("idle", training), tmp_path / name), plain) == plain.keys()
+
+
+def test_hooks_a_copy_would_stay_random_and_a_queue_and_a_centre_empty(tmp_path):
+    still = refuses("hooks", built(Momentum(siamese(tower())), InBatch(False), InfoNCE(0.1)))
+    before = {name: value.clone() for name, value in still.objective.state_dict().items()}
+    stood = same(trained(still, tmp_path / "copy"), before)
+    assert stood == {name for name in before if ".target." in name}
+    queue = Queue(PositivesOnly(), 8, 4)
+    empty = refuses("hooks", built(Momentum(siamese(tower())), queue, InfoNCE(0.1), [UpdateMomentum(0.9)]))
+    before = {name: value.clone() for name, value in empty.objective.state_dict().items()}
+    assert same(trained(empty, tmp_path / "queue"), before) == before.keys(), "the loss of an empty queue is 0"
+    free = Momentum(siamese(tower(), unit_norm=False))
+    centre = refuses("hooks", built(free, PositivesOnly(), SelfDistillation(4), [UpdateMomentum(0.9)]))
+    assert not trained(centre, tmp_path / "centre")["terms.only.loss.centre"].any()
+
+
+def test_batch_a_batch_of_one_would_train_on_nothing(tmp_path):
+    training = refuses("batch", built(siamese(tower()), InBatch(False), InfoNCE(0.1), batch=1))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    after = trained(training, tmp_path)
+    assert max(float((after[name] - value).abs().max()) for name, value in before.items()) < 1e-6, "but for rounding"
+
+
+def test_pieces_the_keys_gradient_would_be_lost(tmp_path):
+    def make(piece):
+        return built(Predict(siamese(tower()), {}, stop_gradient=False), InBatch(False), InfoNCE(0.1), piece=piece)
+
+    whole = trained(with_seed(lambda: make(None)), tmp_path / "whole", steps=1)
+    cut = trained(refuses("pieces", with_seed(lambda: make(4))), tmp_path / "cut", steps=1)
+    assert max(float((cut[name] - value).abs().max()) for name, value in whole.items()) > 1e-3
+
+
+def test_queue_keys_would_be_lost_before_they_were_met(tmp_path):
+    queue = Queue(PositivesOnly(), 6, 4)
+    training = refuses(
+        "queue", built(Momentum(siamese(tower())), queue, InfoNCE(0.1), [UpdateMomentum(0.9), Enqueue()])
+    )
+    trained(training, tmp_path, steps=1)
+    assert len(queue.ring.ids[:, 1].unique()) == 6 < training.views.batch
+
+
+def test_collapse_nothing_would_keep_rows_apart(tmp_path):
+    loose = Predict(siamese(tower()), {}, stop_gradient=False)
+    training = refuses("collapse", with_seed(lambda: built(loose, PositivesOnly(), Alignment())))
+    training.start()
+    views = next(training.views.iterate(training.place)).made()
+    before = feature_std(loose(views)["z"].q)
+    trained(training, tmp_path, steps=300)
+    assert feature_std(loose(views)["z"].q) < 0.1 * before
+
+
+def test_evaluations_accuracy_would_be_of_labels_that_are_not_there():
+    class Unlabelled(Pictures):
+        provides = frozenset({"captions"})
+
+        def load(self):
+            return replace(super().load(), label=torch.full((self.n,), -1))
+
+    knn = KNN(bank=Pictures(8), validation=Pictures(8), test=Unlabelled(8))
+    training = refuses("evaluations", built(siamese(tower()), InBatch(True), InfoNCE(0.1), evaluations=[knn]))
+    with pytest.raises(DataError):
+        training.evaluate("test")
