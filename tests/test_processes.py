@@ -64,7 +64,13 @@ def finished(launcher, out, arguments):
 
 
 def kill(process):
-    """The launcher and all it started."""
+    """The launcher and all it started: first the ranks, which torchrun gives sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+        for each in started:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(started, timeout=10)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
