@@ -120,8 +120,9 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         lines = [f"{each} An older one is taken instead." for each in refused]
         return checkpoint, [*lines, f"goes on after step {checkpoint.step} ({folder.name}/{path.name})"]
     if refused:
+        every = " ".join(refused)
         raise CheckpointError(
-            f"No checkpoint in {folder} is whole: {' '.join(refused)} Put back one of them from a copy, and name it in "
+            f"No checkpoint in {folder} is whole: {every} Put back one of them from a copy, and name it in "
             "the file 'last', or start anew with another --out."
         )
     return None, ["there is no checkpoint yet: starts at the first step"]

@@ -27,7 +27,9 @@ Capability = Literal[
     "keys without gradient",  # the keys are targets, not trained
     "predictor",  # queries pass through a head that keys do not
     "paired",  # every query has its own positive, row by row
+    "keys",  # queries meet keys that the encoder makes
     "negatives",  # a query meets keys of other samples
+    "negatives of the batch alone",  # all of these are the step's own
     "unit norm",  # rows lie on the unit sphere
     "free length",  # rows are as long as the head makes them
     "centre",  # a moving mean of the keys, which a loss subtracts

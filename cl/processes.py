@@ -163,6 +163,8 @@ class _Watch:
         if not self.verdict:
             try:
                 found = self._missed()
+                if not found:
+                    return "an exchange with the other processes failed, and all of them show signs of life"
                 self.verdict = self.verdict or self.store.compare_set("lost", "", found).decode()
             except (dist.DistError, RuntimeError):
                 self.verdict = self.verdict or "rank 0 was lost, or the launcher, whichever kept the list of processes"
@@ -175,7 +177,7 @@ class _Watch:
         after = self._beats()
         gone = [str(rank) for rank in range(self.world) if rank != self.rank and before[rank] == after[rank]]
         if not gone:
-            return "an exchange with the other processes failed, and all of them show signs of life"
+            return ""
         return f"rank {gone[0]} was lost" if len(gone) == 1 else f"ranks {', '.join(gone)} were lost"
 
     def _beats(self) -> list[bytes]:

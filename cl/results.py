@@ -46,11 +46,21 @@ FIGURES = {
 """What a figure is called, and what there is without any network."""
 
 
+BEGINS: dict[str, tuple[str, str, str]] = {"lit": ("TRUNK", "simclr", "trunk.image.safetensors")}
+"""Recipes that begin with what a run of another leaves: the macro that names it, that recipe, and the file."""
+
+
+def wired(recipe: str) -> wiring.Wiring:
+    """A recipe's configuration; what it begins with is not there."""
+    macro = [f"{BEGINS[recipe][0]} = ''"] if recipe in BEGINS else []
+    return wiring.read([ROOT / "gin" / f"{recipe}.gin"], macro)
+
+
 def fingerprint(recipe: str) -> str:
     """Of a recipe's whole configuration, and of the code of its components with all that they import."""
-    wired = wiring.read([ROOT / "gin" / f"{recipe}.gin"])
-    digest = hashlib.sha256(wired.config_str().encode())
-    for path in _sources(wired.modules()):
+    config = wired(recipe)
+    digest = hashlib.sha256(config.config_str().encode())
+    for path in _sources(config.modules()):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -86,17 +96,21 @@ def rows() -> list[dict[str, Any]]:
 
 
 def measure(recipe: str, seed: int) -> dict[str, Any]:
-    """Trains a recipe once, in a process of its own."""
-    started = time.monotonic()
+    """Trains a recipe once, in a process of its own, after the one that it begins with."""
     commit = _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "cl", "gin") else "")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin"]
-        subprocess.run([*command, "--param", f"cl.train.seed = {seed}", "--out", out], check=True)
-        summary = json.loads((out / "summary.json").read_text())
+        params = []
+        if recipe in BEGINS:
+            macro, before, file = BEGINS[recipe]
+            _train(before, seed, Path(folder) / "before", [])
+            params = [f"{macro} = '{Path(folder) / 'before' / file}'"]
+        started = time.monotonic()
+        _train(recipe, seed, Path(folder) / "run", params)
+        seconds = round(time.monotonic() - started)
+        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
     return {
         "recipe": recipe,
-        "wall_seconds": round(time.monotonic() - started),
+        "wall_seconds": seconds,
         "seed": seed,
         "commit": commit,
         "fingerprint": fingerprint(recipe),
@@ -104,6 +118,27 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in summary.items()},
     }
+
+
+def _train(recipe: str, seed: int, out: Path, params: Sequence[str]) -> None:
+    command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin", "--out", out]
+    bound = [word for param in (f"cl.train.seed = {seed}", *params) for word in ("--param", param)]
+    subprocess.run([*command, *bound], check=True)
+
+
+def valid(recipe: str, seed: int) -> bool:
+    """Whether there is a row, of the code and the configuration as they are now."""
+    now = (recipe, seed, fingerprint(recipe))
+    return any((row["recipe"], row["seed"], row["fingerprint"]) == now for row in rows())
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Writes a row in place of the one that its recipe and seed had."""
+    others = [each for each in rows() if (each["recipe"], each["seed"]) != (row["recipe"], row["seed"])]
+    order = [*RECIPES, *sorted({each["recipe"] for each in [*others, row]} - set(RECIPES))]
+    every = sorted([*others, row], key=lambda each: (order.index(each["recipe"]), each["seed"]))
+    ROWS.parent.mkdir(exist_ok=True)
+    ROWS.write_text("".join(json.dumps(each) + "\n" for each in every))
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -132,17 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES, metavar="RECIPE")
     arguments.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, metavar="SEED")
     chosen = arguments.parse_args(argv)
-    ROWS.parent.mkdir(exist_ok=True)
     for recipe in chosen.recipes:
-        now = fingerprint(recipe)
         for seed in chosen.seeds:
-            others = [row for row in rows() if (row["recipe"], row["seed"]) != (recipe, seed)]
-            valid = [r for r in rows() if (r["recipe"], r["seed"], r["fingerprint"]) == (recipe, seed, now)]
-            print(f"{recipe}, seed {seed}: {'valid, kept' if valid else 'running'}", flush=True)
-            if not valid:
-                every = [*others, measure(recipe, seed)]
-                every.sort(key=lambda row: (list(RECIPES).index(row["recipe"]), row["seed"]))
-                ROWS.write_text("".join(json.dumps(row) + "\n" for row in every))
+            known = valid(recipe, seed)
+            print(f"{recipe}, seed {seed}: {'valid, kept' if known else 'running'}", flush=True)
+            if not known:
+                keep(measure(recipe, seed))
             text = TABLE.read_text()
             head, tail = text.split(BEGIN)[0], text.split(END)[1]
             TABLE.write_text(f"{head}{BEGIN}\n{table(rows())}\n{END}{tail}")

@@ -7,15 +7,19 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 import copy
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl.components import Capability, OfWidth
+from cl.distributed import rank
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
-from cl.negatives.ring import Remembering
+from cl.negatives.ring import Remembering, Ring
 from cl.objective import Term
 from cl.train import Training
 from cl.types import Embeddings
@@ -30,6 +34,7 @@ REMEDY: dict[Capability, str] = {
     "out what needs it",
     "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
     "paired": "bind Term.provider = @PositivesOnly()",
+    "keys": "choose a provider that looks at keys, such as @PositivesOnly()",
     "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
     "unit norm": "bind the encoder's unit_norm = True",
     "free length": "bind the encoder's unit_norm = False, such as Siamese.unit_norm",
@@ -130,7 +135,7 @@ def _terms(training: Training) -> Iterator[str]:
 
 
 def _idle(training: Training) -> Iterator[str]:
-    """What is configured has an effect: a loss of pairs alone looks at no queue and at no groups."""
+    """A queue, groups and keys have somebody who looks at them."""
     terms: dict[str, Term] = training.objective.terms
     for name, term in terms.items():
         if "negatives" not in term.loss.needs and "queue" in term.provider.provides:
@@ -138,6 +143,13 @@ def _idle(training: Training) -> Iterator[str]:
                 f"Term {name!r}: {type(term.loss).__name__} looks at pairs alone, and the queue would change nothing. "
                 "Bind Term.provider = @PositivesOnly() and take @Enqueue() out of cl.train.hooks, or choose a loss "
                 "that looks at negatives, such as @InfoNCE()."
+            )
+        makes_keys = training.objective.encoder.layout(term.embedding)[1] is not None
+        if makes_keys and "keys" not in term.provider.provides:
+            encoder = type(training.objective.encoder).__name__
+            yield (
+                f"Term {name!r}: {encoder} makes keys for every batch, and {type(term.provider).__name__} looks at "
+                f"none. Bind Objective.encoder to what {encoder} wraps, or choose a provider that looks at keys."
             )
     if training.views.provides & SEVERAL and not any("negatives" in term.loss.needs for term in terms.values()):
         source = type(training.views).__name__
@@ -157,7 +169,7 @@ def _hooks(training: Training) -> Iterator[str]:
     if "momentum" in provided - wanted:
         yield "The momentum copy is never moved: its keys would stay random. Add @UpdateMomentum() to cl.train.hooks."
     if "queue" in provided - wanted:
-        yield "The queue is never filled: there would be no negatives. Add @Enqueue() to cl.train.hooks."
+        yield "The queue is never filled: nothing of earlier steps would be met. Add @Enqueue() to cl.train.hooks."
     if "centre" in provided - wanted:
         yield "The centre is never moved: one prototype would take all. Add @UpdateCentre() to cl.train.hooks."
 
@@ -172,7 +184,8 @@ def _evaluations(training: Training) -> Iterator[str]:
 def _batch(training: Training) -> Iterator[str]:
     """A batch whose samples are the negatives has at least two."""
     for name, term in training.objective.terms.items():
-        if "negatives" in term.loss.needs and "queue" not in term.provider.provides and training.views.batch < 2:
+        alone = "negatives of the batch alone" in term.provider.provides
+        if "negatives" in term.loss.needs and alone and training.views.batch < 2:
             yield (
                 f"Term {name!r} takes its negatives from the batch, and a batch of 1 has none. "
                 f"Bind {type(training.views).__name__}.batch to 2 or more."
@@ -201,7 +214,9 @@ def _pieces(training: Training) -> Iterator[str]:
     """Keys that are encoded once have no gradient."""
     encoder, engine = training.objective.encoder, training.engine
     has_keys = any(encoder.layout(name)[1] is not None for name in encoder.embeddings)
-    if engine.piece is not None and has_keys and "keys without gradient" not in encoder.provides:
+    share = training.views.batch // training.place.world
+    cut = smallest_piece(share, engine.piece) < share
+    if cut and has_keys and "keys without gradient" not in encoder.provides:
         who = type(engine).__name__
         yield (
             f"{who}.piece cuts the batch, and the gradient of {type(encoder).__name__}'s keys would be lost: keys are "
@@ -237,41 +252,63 @@ def _queue(training: Training) -> Iterator[str]:
 
 
 def _contrasts(training: Training) -> Iterator[str]:
-    """Tries every provider and loss on three made-up samples in the encoder's layout of views."""
+    """Providers and losses take what they will be given, as far as a few made-up samples show."""
     several = bool(training.views.provides & SEVERAL)
     for name, term in training.objective.terms.items():
         q_views, k_views = training.objective.encoder.layout(term.embedding)
-        provider = term.provider
-        width = next((part.dim for part in (provider, term.loss) if isinstance(part, OfWidth)), 2)
+        sizes = (part.dim for part in (term.provider, term.loss) if isinstance(part, OfWidth))
+        width = training.objective.encoder.width(term.embedding) or next(sizes, 2)
         found = _made_up(q_views, k_views, width, several)
-        if isinstance(provider, Remembering):  # as it is after a few steps
-            provider = copy.deepcopy(provider)
-            provider.ring.enqueue(found.keys.detach(), found.key_ids + torch.tensor([0, 3, 0]))
         try:
-            contrasts = provider(found)
-            for contrast in contrasts:
-                term.loss(contrast)
+            contrasts = _tried(term, found, several)
         except (ValueError, ConfigError) as error:
             yield f"Term {name!r}: {str(error).rstrip('.')}."
             continue
         if not contrasts:
             yield (
-                f"Term {name!r}: {type(provider).__name__} finds nothing to contrast between query views "
+                f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
                 f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that "
                 "differ, such as Momentum.query_views = (0,) and Momentum.key_views = (1,)."
             )
 
 
-def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int, several: bool) -> Embeddings:
-    def ids(views: tuple[int, ...]) -> Tensor:
-        groups = (0, 0, 2) if several else (0, 1, 2)
-        rows = [(group, sample, view) for view in views for sample, group in enumerate(groups)]
-        return torch.tensor(rows).view(-1, 3)
+@torch.no_grad()
+def _tried(term: Term, found: Embeddings, several: bool) -> int:
+    """How many contrasts a copy of the provider makes, each given to a copy of the loss; nothing of the run changes."""
+    rings: dict[int, Any] = {}  # what the copy has in place of a long queue: one as it is after a step
+    if isinstance(term.provider, Remembering):
+        ring = Ring(len(found.keys), found.keys.shape[1])
+        other = torch.tensor([0 if several else AFAR, AFAR, 0])
+        ring.enqueue(found.keys, found.key_ids + other)
+        rings[id(term.provider.ring)] = ring
+    with torch.random.fork_rng(devices=[]):
+        contrasts = copy.deepcopy(term.provider, rings)(found)
+        for contrast in contrasts:
+            with suppress(RuntimeError):  # more rows may be what it wants
+                copy.deepcopy(term.loss)(contrast)
+    return len(contrasts)
 
-    q = torch.zeros(3 * len(q_views), width)
+
+AFAR = 10**9
+"""Added to ids, it makes them others."""
+
+
+def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int, several: bool) -> Embeddings:
+    """Three samples a rank, two of which share a group where `several` do."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(views: tuple[int, ...]) -> Tensor:
+        return F.normalize(torch.randn(3 * len(views), width, generator=generator), dim=1)
+
+    def ids(views: tuple[int, ...]) -> Tensor:
+        samples = [3 * rank() + sample for sample in range(3)]
+        groups = [0, 0, 2] if several else samples
+        each = [ids for view in views for ids in zip(groups, samples, [view] * 3, strict=True)]
+        return torch.tensor(each, dtype=torch.int64).view(-1, 3)
+
     if k_views is None:
-        return Embeddings(q, ids(q_views), q_views)
-    return Embeddings(q, ids(q_views), q_views, torch.zeros(3 * len(k_views), width), ids(k_views), k_views)
+        return Embeddings(rows(q_views), ids(q_views), q_views)
+    return Embeddings(rows(q_views), ids(q_views), q_views, rows(k_views), ids(k_views), k_views)
 
 
 def collapse(training: Training) -> Iterator[str]:

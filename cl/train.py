@@ -49,7 +49,7 @@ class Training:
         evaluate_every: steps between evaluations on validation; 0: only at the end.
         checkpoint_every: steps between checkpoints; 0: only at the end.
         log_every: steps between lines of metrics.jsonl.
-        keep: checkpoints that are kept.
+        keep: checkpoints that are kept; 0: all.
         processes: how many there must be; None: as many as the launcher starts.
         timeout: seconds that a process waits for the others before it takes them for lost.
         overflows: batches in a row that may be left out because a gradient is not finite though the loss is, as numbers
@@ -80,6 +80,8 @@ class Training:
     ):
         if steps < 1:
             raise ValueError(f"cl.train.steps must be at least 1, got {steps}")
+        if keep < 0:
+            raise ValueError(f"cl.train.keep must be at least 0, which keeps all; got {keep}")
         if log_every < 1:
             raise ValueError(f"cl.train.log_every must be at least 1, got {log_every}")
         self.objective = objective

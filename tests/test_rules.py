@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
 
+from cl import distributed, rules
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
@@ -24,9 +26,11 @@ from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
+from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
 from cl.losses.vicreg import VICReg
+from cl.negatives import in_batch, over_ranks
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.neighbours import Neighbours
@@ -372,3 +376,69 @@ def test_checking_runs_no_network():
 
     check(training(siamese(Tower(Loud(), {"z": nn.Identity()})), info_nce(InBatch(True))))
     assert torch.is_grad_enabled()
+
+
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """This process as rank 1 of two, which has gathered what rank 0 would have."""
+
+    def gathered(rows):
+        return torch.cat([rows - 3 if rows.dtype == torch.int64 else rows, rows])
+
+    for module in (distributed, in_batch, over_ranks):
+        monkeypatch.setattr(module, "world_size", lambda: 2)
+    monkeypatch.setattr(rules, "rank", lambda: 1)
+    monkeypatch.setattr(over_ranks, "mean_over_ranks", lambda value: value)
+    monkeypatch.setattr("cl.types.gather", gathered)
+
+
+def test_made_up_samples_of_other_ranks_are_others(two_ranks):
+    assert not list(rules._contrasts(training(siamese(tower()), Term(InBatch(True), HardNegativeInfoNCE(0.1)))))
+
+
+def test_a_queue_of_other_samples_is_no_queue_of_positives():
+    check(training(momentum(), Term(queue(), HardNegativeInfoNCE(0.1)), [EMA, FILL]))
+
+
+class Stateful(nn.Module):
+    """A loss of a user's own, with a layer of the embedding's width, that counts and draws."""
+
+    provides = frozenset()
+    needs = frozenset({"negatives"})
+    spreads = True
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.calls = 0
+
+    def forward(self, contrast):
+        self.calls += 1
+        return self.layer(contrast.q).sum() + torch.randn(())
+
+
+def test_trying_a_loss_leaves_no_trace():
+    loss = Stateful()
+    built = training(siamese(tower()), Term(InBatch(True), loss))
+    state = torch.get_rng_state()
+    check(built)
+    assert loss.calls == 0 and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_negatives_that_are_not_the_batchs_need_no_batch(batch):
+    check(training(siamese(tower()), info_nce(ClassVectors(3, 4)), source=views(batch=batch, group=ByLabel())))
+    with pytest.raises(ConfigError, match="a batch of 1 has none") if batch == 1 else nullcontext():
+        check(training(predict(), info_nce(Neighbours(8, 4)), [FILL], views(batch=batch)))
+
+
+def test_pieces_that_cut_nothing_lose_nothing():
+    built = training(predict(stop_gradient=False), info_nce(InBatch(False)))
+    built.engine = LocalEngine(piece=64)
+    check(built)
+
+
+def test_keys_that_nobody_looks_at_are_refused():
+    made = training(momentum(), info_nce(ClassVectors(3, 4)), [EMA], views(group=ByLabel()))
+    with pytest.raises(ConfigError, match=r"Momentum makes keys for every batch, and ClassVectors looks at none\."):
+        check(made)

@@ -121,7 +121,7 @@ def outcome(mix: Mix) -> Outcome:
 
 
 def _fault(training: Training) -> str | None:
-    """What is wrong with two steps: a crash, a number that is not finite, a weight that does not move or should not."""
+    """What is wrong with two steps: a crash, a loss that is not finite, a weight, copy, queue or centre that stays."""
     objective = training.objective
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -134,9 +134,8 @@ def _fault(training: Training) -> str | None:
                     return f"step {index + 1}: the loss is {output.loss:g}"
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-    still = [
-        name
-        for name, parameter in objective.named_parameters()
-        if parameter.requires_grad and parameter.ndim > 1 and torch.equal(parameter, before[name])
-    ]
+    matrices = {name for name, parameter in objective.named_parameters() if parameter.ndim > 1}
+    state = {name for name, _ in objective.named_buffers() if name.endswith((".ring.embeddings", ".centre"))}
+    after = objective.state_dict()
+    still = sorted(name for name in matrices | state if torch.equal(after[name], before[name]))
     return f"not trained: {', '.join(still)}" if still else None

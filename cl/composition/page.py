@@ -9,8 +9,9 @@ from cl.composition.mixes import Mix, Outcome
 HEAD = """# What goes with what
 
 Every mix of a registered encoder, provider, loss, grouping and set of hooks (those that are needed, none, and each that
-is not needed beside them), tried with linear networks on made-up data: it takes two finite steps in which every weight
-moves, or a rule refuses it before data is opened. Written by `python tools/composition.py`; a test holds it.
+is not needed beside them), tried with linear networks on made-up data: it takes two finite steps in which every weight,
+momentum copy, queue and centre moves, or a rule refuses it before data is opened. Written by
+`python tools/composition.py`; a test holds it.
 """
 
 

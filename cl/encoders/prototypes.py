@@ -29,5 +29,7 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n count"]:
         """In [-1, 1], before a loss's temperature."""
-        rows = F.normalize(self.projector(features).float(), dim=1, eps=1e-6)
-        return rows @ F.normalize(self.vectors.float(), dim=1).T
+        rows = self.projector(features)
+        with torch.autocast(rows.device.type, enabled=False):  # a loss divides them by as little as 0.04
+            rows = F.normalize(rows.float(), dim=1, eps=1e-6)
+            return rows @ F.normalize(self.vectors.float(), dim=1).T

@@ -15,7 +15,8 @@ class SelfDistillation(nn.Module):
 
         loss_i = -sum over d of softmax((k_i - centre) / teacher)_d  log softmax(q_i / student)_d
 
-    Rows are scores of d prototypes. Two things keep them from collapsing, and each alone would bring it about: the
+    Rows are scores of d prototypes. The teacher is a slow copy; a copy of the student's last step teaches nothing
+    (their table 7). Two things more keep rows from collapsing, and each alone would bring it about: the
     centre, a moving mean of the teacher's rows that `UpdateCentre` writes, keeps one prototype from taking all; the
     teacher's lower temperature keeps all from being alike. All rows one point and the centre there, it is
     log(prototypes), exactly.
@@ -27,15 +28,15 @@ class SelfDistillation(nn.Module):
     """
 
     provides: frozenset[Capability] = frozenset({"centre"})
-    needs: frozenset[Capability] = frozenset({"paired", "keys without gradient", "free length"})
+    needs: frozenset[Capability] = frozenset({"paired", "momentum", "free length"})
     spreads = True
 
     centre: Float[Tensor, "d"]
 
     def __init__(self, dim: int, student: float = 0.1, teacher: float = 0.04):
         super().__init__()
-        if not 0 < teacher <= student:
-            raise ValueError(f"SelfDistillation.teacher must lie in (0, student = {student}], got {teacher}")
+        if not 0 < teacher < student:
+            raise ValueError(f"SelfDistillation.teacher must lie in (0, student = {student}), got {teacher}")
         self.dim = dim
         self.student = student
         self.teacher = teacher

@@ -20,7 +20,7 @@ class InBatch(nn.Module):
             Contrast per key view, against the rows of the other views (CLIP's two directions, MoCo v3).
     """
 
-    provides: frozenset[Capability] = frozenset({"negatives"})
+    provides: frozenset[Capability] = frozenset({"keys", "negatives", "negatives of the batch alone"})
     needs: frozenset[Capability] = frozenset()
 
     def __init__(self, same_view: bool):

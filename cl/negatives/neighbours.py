@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import gin
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability
@@ -33,7 +33,7 @@ class Neighbours(nn.Module):
         shorter_than_batch: as `Queue`'s.
     """
 
-    provides: frozenset[Capability] = frozenset({"queue", "negatives"})
+    provides: frozenset[Capability] = frozenset({"keys", "queue", "negatives", "negatives of the batch alone"})
     needs: frozenset[Capability] = frozenset({"keys without gradient", "unit norm"})
 
     def __init__(self, size: int, dim: int, shorter_than_batch: bool = False):
@@ -63,9 +63,15 @@ class Neighbours(nn.Module):
         past, _ = self.ring()
         if not len(past):
             return keys.detach()
-        best, where = keys.new_full((len(keys),), -torch.inf), torch.zeros_like(keys[:, 0], dtype=torch.int64)
-        for start in range(0, len(past), AT_ONCE):
-            near, at = (keys @ past[start : start + AT_ONCE].to(keys).T).max(dim=1)
-            where = torch.where(near > best, at + start, where)
-            best = torch.maximum(near, best)
-        return past[where].to(keys)
+        with torch.autocast(keys.device.type, enabled=False):
+            return past[_largest(keys, past)].to(keys)
+
+
+def _largest(rows: Float[Tensor, "b d"], keys: Float[Tensor, "f d"]) -> Int64[Tensor, "b"]:
+    """Of each row the key of largest product; some keys at a time."""
+    best, where = rows.new_full((len(rows),), -torch.inf), torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for start in range(0, len(keys), AT_ONCE):
+        near, at = (rows @ keys[start : start + AT_ONCE].to(rows).T).max(dim=1)
+        where = torch.where(near > best, at + start, where)
+        best = torch.maximum(near, best)
+    return where

@@ -23,7 +23,7 @@ class PositivesOnly(nn.Module):
             every rank then computes the same number.
     """
 
-    provides: frozenset[Capability] = frozenset({"paired"})
+    provides: frozenset[Capability] = frozenset({"keys", "paired"})
     needs: frozenset[Capability] = frozenset()
 
     def __init__(self, everywhere: bool = False):

@@ -54,9 +54,9 @@ class Queue(nn.Module):
         self.dim = dim
         self.stale_same: StaleSame = stale_same
         self.shorter_than_batch = shorter_than_batch
-        added: frozenset[Capability] = frozenset({"queue", "negatives"})
+        added: frozenset[Capability] = frozenset({"keys", "queue", "negatives"})
         missing: frozenset[Capability] = frozenset() if trained_keys else frozenset({"momentum"})
-        self.provides = inner.provides | added
+        self.provides = (inner.provides - {"negatives of the batch alone"}) | added
         self.needs = inner.needs | missing
 
     def forward(self, embeddings: Embeddings) -> Sequence[Contrast]:

@@ -47,6 +47,11 @@ class Wiring:
         self._tree = tree
         self._fallen = fallen(settled, tree)
 
+    @property
+    def root(self) -> Node:
+        """What is built, part by part."""
+        return self._tree
+
     def value(self, binding: str, default: Any) -> Any:
         """The literal bound to a parameter of the root (`'seed'` or `'cl.train.seed'`), or `default`."""
         name = binding.removeprefix(f"{self._tree.name}.")

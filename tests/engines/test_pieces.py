@@ -12,15 +12,19 @@ from torch import nn
 from cl.encoders.dual import dual
 from cl.encoders.momentum import Momentum
 from cl.encoders.norms import BatchNorm
+from cl.encoders.predict import Predict
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
 from cl.engines.local import LocalEngine
 from cl.losses.alignment import Alignment
 from cl.losses.barlow_twins import BarlowTwins
 from cl.losses.info_nce import InfoNCE
+from cl.losses.self_distillation import SelfDistillation
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.temperature import LearnedTemperature
+from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
+from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
@@ -35,6 +39,12 @@ B = 7
 def queue():
     filled = Queue(PositivesOnly(), size=5, dim=4)
     filled.ring.enqueue(torch.randn(5, 4), torch.arange(15).view(5, 3) + 100)
+    return filled
+
+
+def neighbours():
+    filled = Neighbours(size=5, dim=4)
+    filled.ring.enqueue(torch.nn.functional.normalize(torch.randn(5, 4), dim=1), torch.arange(15).view(5, 3) + 100)
     return filled
 
 
@@ -60,6 +70,14 @@ KINDS = {
     "barlow twins": lambda: Objective(
         siamese(tower(), unit_norm=False), {"a": Term(PositivesOnly(), BarlowTwins(), weight=0.1)}
     ),
+    "simsiam": lambda: Objective(
+        Predict(siamese(tower()), {"z": nn.Linear(4, 4)}), {"a": Term(PositivesOnly(), Alignment())}
+    ),
+    "nnclr": lambda: Objective(Predict(siamese(tower()), {"z": nn.Linear(4, 4)}), {"a": Term(neighbours(), learned())}),
+    "dino": lambda: Objective(
+        Momentum(siamese(tower(), unit_norm=False)), {"a": Term(PositivesOnly(), SelfDistillation(4, student=1.0))}
+    ),
+    "cross-entropy": lambda: Objective(siamese(tower()), {"a": Term(ClassVectors(3, 4), learned())}),
     "two terms": lambda: Objective(
         siamese(tower()), {"a": Term(InBatch(True), learned()), "b": Term(PositivesOnly(), Alignment())}
     ),

@@ -28,6 +28,7 @@ def test_the_centre_moves_towards_the_mean_key_of_every_term_that_has_one():
     assert not list(nn.Module.parameters(distilled.loss)), "the centre is a buffer"
 
 
-def test_a_momentum_outside_0_and_1_is_refused():
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5])
+def test_a_momentum_that_never_moves_it_is_refused(momentum):
     with pytest.raises(ValueError, match=r"UpdateCentre\.momentum"):
-        UpdateCentre(1.5)
+        UpdateCentre(momentum)

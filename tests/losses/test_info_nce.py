@@ -169,7 +169,7 @@ def test_collapsed_clip_in_both_directions(b, constant, temperature):
 @given(st.integers(1, 6), st.integers(0, 9), CONSTANT, TEMPERATURE)
 def test_collapsed_moco(b, fill, constant, temperature):
     queue = Queue(PositivesOnly(), size=9, dim=4).double()
-    queue.enqueue(torch.full((fill, 4), constant, dtype=torch.float64), block(range(fill), 1, first=50))
+    queue.ring.enqueue(torch.full((fill, 4), constant, dtype=torch.float64), block(range(fill), 1, first=50))
     found = embeddings(b, (0,), (1,), make=collapsed(constant))
     assert total(queue, found, temperature) == pytest.approx([math.log(1 + fill)], abs=1e-12)
 
@@ -177,7 +177,7 @@ def test_collapsed_moco(b, fill, constant, temperature):
 @given(st.integers(2, 5), st.integers(0, 9), CONSTANT, TEMPERATURE)
 def test_collapsed_supcon_with_a_queue(b, fill, constant, temperature):
     queue = Queue(InBatch(True), size=9, dim=4).double()
-    queue.enqueue(torch.full((fill, 4), constant, dtype=torch.float64), block([0] * fill, 1, first=50))
+    queue.ring.enqueue(torch.full((fill, 4), constant, dtype=torch.float64), block([0] * fill, 1, first=50))
     found = embeddings(b, (0, 1), (0, 1), group=[0] * b, make=collapsed(constant))
     assert total(queue, found, temperature) == pytest.approx([math.log(2 * b - 1 + fill)], abs=1e-12)
 

@@ -14,7 +14,11 @@ GROUPS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 
 
 def test_is_a_provider():
-    assert isinstance(InBatch(True), NegativeProvider) and InBatch(True).provides == {"negatives"}
+    assert isinstance(InBatch(True), NegativeProvider) and InBatch(True).provides == {
+        "keys",
+        "negatives",
+        "negatives of the batch alone",
+    }
 
 
 @given(VIEWS, st.none() | VIEWS, GROUPS, st.booleans())

@@ -25,7 +25,7 @@ def pairs(found):
 
 
 def test_is_a_provider():
-    assert isinstance(PositivesOnly(), NegativeProvider) and PositivesOnly().provides == {"paired"}
+    assert isinstance(PositivesOnly(), NegativeProvider) and PositivesOnly().provides == {"keys", "paired"}
 
 
 @given(st.integers(1, 4), VIEWS, VIEWS)

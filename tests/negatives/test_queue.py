@@ -70,7 +70,7 @@ TestQueueIsADeque = QueueIsADeque.TestCase
 def test_is_a_provider():
     queue = Queue(PositivesOnly(), size=2, dim=2)
     assert isinstance(queue, NegativeProvider)
-    assert queue.provides == {"paired", "queue", "negatives"} and queue.needs == {"momentum"}
+    assert queue.provides == {"keys", "paired", "queue", "negatives"} and queue.needs == {"momentum"}
     assert Queue(InBatch(True), 2, 2, trained_keys=True).needs == frozenset()
 
 

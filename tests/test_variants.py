@@ -1,0 +1,39 @@
+"""The page of variants says what the gin files say."""
+
+import pytest
+
+from cl import results
+from cl.variants import PAGE, page, read, variants
+
+
+def test_the_page_is_what_the_files_come_to():
+    assert PAGE.read_text() == page(variants(), results.rows()), "run python tools/variants.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "said"),
+    [
+        ("byol", "encoder", "Momentum(Siamese, predictor)"),
+        ("supcon_queue", "what the queries meet", "Queue(InBatch(all rows))"),
+        ("slip", "what the queries meet", "InBatch(the other view); InBatch(all rows)"),
+        ("dino", "hooks", "UpdateMomentum, UpdateCentre"),
+        ("vicreg", "kept from collapse by", "the batch's statistics"),
+        ("simsiam", "kept from collapse by", "predictor, stop-gradient, whitened projector"),
+        ("supcon", "groups", "ByLabel"),
+    ],
+)
+def test_parts_are_read_from_the_wiring(name, part, said):
+    assert read(results.ROOT / "gin" / f"{name}.gin").parts[part] == said
+
+
+def test_lines_are_those_of_the_file_itself_over_the_recipe_it_includes():
+    supcon = read(results.ROOT / "gin" / "supcon.gin")
+    assert (supcon.over, supcon.lines) == ("simclr", 3)
+    assert read(results.ROOT / "gin" / "simclr.gin").over is None
+
+
+def test_what_was_not_measured_is_left_empty():
+    rows = [row for row in results.rows() if row["recipe"] == "supcon"]
+    text = page([read(results.ROOT / "gin" / f"{name}.gin") for name in ("simclr", "supcon")], rows)
+    lines = {line.split(" | ")[0]: line for line in text.split("## What each reached")[1].splitlines()}
+    assert "kNN" in lines["| supcon"] and lines["| simclr"].count("|  ") == 7
