@@ -21,7 +21,7 @@ class Report:
     Args:
         folder: where the two files are.
         total: steps of the whole run.
-        done: steps of it that an earlier start made; where there are none, nothing that it measured is kept.
+        done: steps of it that an earlier start made; what it measured at later ones is dropped.
         quiet: show and write nothing: another process does.
 
     Raises:
@@ -33,8 +33,8 @@ class Report:
         self.log, self.metrics = (
             _opened(Path(os.devnull) if quiet else folder / name) for name in ("train.log", "metrics.jsonl")
         )
-        if not done and not quiet:
-            self.metrics.truncate(0)
+        if not quiet:
+            _until(self.metrics, done)
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}
@@ -94,6 +94,17 @@ class Report:
         with self.console.capture() as capture:
             self.console.print(table)
         _append(self.log, capture.get())
+
+
+def _until(metrics: TextIO, done: int) -> None:
+    """Leaves the lines of steps up to `done`: a run that goes on from an older checkpoint makes later ones again."""
+    metrics.seek(0)
+    lines = list(metrics)
+    kept = [line for line in lines if json.loads(line)["step"] <= done]
+    if kept != lines:
+        metrics.truncate(0)
+        metrics.writelines(kept)
+        metrics.flush()
 
 
 def _opened(path: Path) -> TextIO:
