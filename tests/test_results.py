@@ -11,7 +11,7 @@ def fingerprint(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
 
     class Wired:
-        def __init__(self, files):
+        def __init__(self, files, params):
             self.config_str = files[0].read_text
 
         def modules(self):
