@@ -10,7 +10,7 @@ def fingerprint(tmp_path, monkeypatch):
     """The fingerprint of a recipe of one loss, as files that are given as path and text make it."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
 
-    class Wired:
+    class Wired(results.wiring.Wiring):
         def __init__(self, files, params):
             self.config_str = files[0].read_text
 
