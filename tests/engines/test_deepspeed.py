@@ -68,14 +68,18 @@ OWN = {
     "vicreg": {"SGD.lr": 5e-5},
     "barlow_twins": {"SGD.lr": 5e-5, "cl.train.seed": 1},
     "dcl": {"cl.train.seed": 5},
+    "clip": {"cl.train.seed": 1},
+    "supcon": {"cl.train.seed": 1},
+    "supcon_queue": {"cl.train.seed": 1},
 }
-"""What recipes have in place of the common values: large gradients, and a unit on a kink with the common seed."""
+"""What recipes have in place of the common values: large gradients, and units on kinks with the common seed."""
 
 
 def wired(recipe, values):
     path = ROOT / "gin" / f"{recipe}.gin"
-    values = COMMON | values
-    values |= {name: value for name, value in OWN.get(recipe, {}).items() if name in values}
+    own = OWN.get(recipe, {})
+    values = COMMON | {name: value for name, value in own.items() if name in COMMON} | values
+    values |= {name: value for name, value in own.items() if name in values and name not in COMMON}
     with tempfile.TemporaryDirectory() as folder:
         needed = {}
         if recipe == "lit":
