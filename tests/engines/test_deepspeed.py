@@ -2,9 +2,10 @@
 
 One pair of processes runs all recipes at all stages. For the parity rule steps are SGD's: AdamW would turn the rounding
 of a zero gradient into a visible step. They are small, the memory format is the plain one, in which torch's batch
-normalisation adds up in float64, and the seed is one with which no unit comes to lie on a ReLU's kink: there a process
-does not agree with itself about the same rows in another order either. How far it does is the control of every
-comparison.
+normalisation adds up in float64, and GELU stands in for ReLU: of a unit that rounding puts on one or the other side of
+ReLU's kink a process does not agree with itself about the gradient either, when the same rows come in another order.
+How far it does agree is the control of every comparison, which counts where it is rougher than the bound: 16 pictures
+alike but for a digit leave batch normalisation little, while a forgotten factor is off by 100,000 bounds.
 """
 
 import json
@@ -22,6 +23,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch import nn
 
 from cl import rules, wiring
 from cl.checkpoint import read
@@ -51,7 +53,7 @@ COMMON = {
     "cl.train.checkpoint_every": 2,
     "cl.train.keep": 9,
     "DecorrelatedBatchNorm.group": 4,
-    "cl.train.seed": 3,
+    "cl.train.seed": 5,
 }
 SMALL_STEPS = {
     "cl.train.optimizer": "@SGD()",
@@ -66,13 +68,9 @@ def params(values):
 
 OWN = {
     "vicreg": {"SGD.lr": 5e-5},
-    "barlow_twins": {"SGD.lr": 5e-5, "cl.train.seed": 1},
-    "dcl": {"cl.train.seed": 5},
-    "clip": {"cl.train.seed": 1},
-    "supcon": {"cl.train.seed": 1},
-    "supcon_queue": {"cl.train.seed": 1},
+    "barlow_twins": {"SGD.lr": 5e-5},
 }
-"""What recipes have in place of the common values: large gradients, and units on kinks with the common seed."""
+"""What recipes have in place of the common values: their gradients are large."""
 
 
 def wired(recipe, values):
@@ -158,14 +156,14 @@ PAIRED = {
     "SGD.lr": 5e-5,  # their gradients are large
 }
 VICREG = PAIRED | {"Term.loss": "@VICReg()"}
-BARLOW = PAIRED | {"Term.loss": "@BarlowTwins()", "cl.train.seed": 1}
+BARLOW = PAIRED | {"Term.loss": "@BarlowTwins()"}
 RECOMPUTED = {"Tower.recompute": True}
 BUCKETS = {"zero_optimization": {"reduce_bucket_size": 100_000, "overlap_comm": True}}
 VARIANTS = {  # bindings of one process with all samples, and of ranks
     "plain": ({}, {}),
     "pieces": (
-        {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
-        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5},
+        {"LocalEngine.piece": BATCH // 2},
+        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD},
     ),
     "accumulated": ({"LocalEngine.accumulate": 2}, {"DeepSpeedEngine.accumulate": 2}),
     "clipped": ({"LocalEngine.clip": 0.1}, {"DeepSpeedEngine.clip": 0.1}),
@@ -173,12 +171,12 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
     "barlow": (BARLOW, BARLOW),
     "recomputed": ({}, RECOMPUTED),
     "recomputed pieces": (
-        {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
-        RECOMPUTED | {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5},
+        {"LocalEngine.piece": BATCH // 2},
+        RECOMPUTED | {"DeepSpeedEngine.piece": BATCH // 2 // WORLD},
     ),
     "overlapped pieces": (
-        {"LocalEngine.piece": BATCH // 2, "cl.train.seed": 5},
-        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "cl.train.seed": 5, "DeepSpeedEngine.settings": BUCKETS},
+        {"LocalEngine.piece": BATCH // 2},
+        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "DeepSpeedEngine.settings": BUCKETS},
     ),
     "settings": ({}, {"DeepSpeedEngine.settings": BUCKETS}),
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
@@ -199,8 +197,17 @@ def runs(recipe, stage):
     return [each for each in RUNS.get(recipe, ["plain"]) if stage or each != "offloaded"]
 
 
+def smooth(training):
+    """The same with GELU in place of every ReLU."""
+    for module in training.objective.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.GELU())
+    return training
+
+
 def alone(recipe, variant, reordered=False):
-    training = wired(recipe, SMALL_STEPS | VARIANTS[variant][0] | {"LocalEngine.channels_last": False})
+    training = smooth(wired(recipe, SMALL_STEPS | VARIANTS[variant][0] | {"LocalEngine.channels_last": False}))
     if reordered:
         training.views = Reordered(training.views, training.engine.piece)
     return train(training, lambda p: p.grad)
@@ -214,7 +221,7 @@ def sharded(recipe, stage, values):
 def on_ranks(recipe, variant, stage):
     from deepspeed.utils import safe_get_full_grad
 
-    return train(sharded(recipe, stage, SMALL_STEPS | VARIANTS[variant][1]), safe_get_full_grad)
+    return train(smooth(sharded(recipe, stage, SMALL_STEPS | VARIANTS[variant][1])), safe_get_full_grad)
 
 
 def run(training, folder, start=None):
@@ -378,10 +385,7 @@ def compare(found, wanted, control, recipe, variant, stage):
         assert first[what].keys() == wanted[what].keys()
         name, error = worst(first, wanted, what, variant)
         print(f"{recipe} {variant} {stage} {what}: {error:.2f} of the bound ({name}), reordered {control[what]:.2f}")
-        # One process is no better than this with its own rows in another order: large white areas put units on kinks
-        # with any seed, and captions in pieces of 8 leave batch normalisation next to nothing.
-        rough = recipe.startswith("openmoji") or (recipe == "clip" and "pieces" in variant)
-        assert error <= (max(1, 2 * control[what]) if rough else 1), (what, name)
+        assert error <= max(1, 4 * control[what]), (what, name)
     for other in others:
         for name, value in first["gradients"].items():
             assert torch.equal(value, other["gradients"][name]), name
@@ -415,15 +419,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(ranks, recipe, stage):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_goes_on_with_fewer_or_more_processes(ranks, tmp_path, recipe, stage):
-    wanted = losses(ranks / recipe)
-    assert losses(ranks / f"{recipe}-{stage}-whole") == pytest.approx(wanted, rel=2e-3)
-    assert losses(ranks / f"{recipe}-{stage}-longer") == pytest.approx({n: wanted[n] for n in (3, 4)}, rel=2e-3)
+    """From the same weights they agree to rounding. From the start AdamW's steps are as long for a zero gradient's
+    rounding as for any other, and its losses part after the first."""
+    wanted, whole = losses(ranks / recipe), losses(ranks / f"{recipe}-{stage}-whole")
+    assert whole[1] == pytest.approx(wanted[1], rel=1e-5)
+    assert whole == pytest.approx(wanted, rel=3e-2)
+    longer = losses(ranks / f"{recipe}-{stage}-longer")
+    assert longer == pytest.approx({n: wanted[n] for n in (3, 4)}, rel=1e-4)
     alone = read(ranks / recipe / "checkpoints" / "step-00000002").optimizer
     shared = torch.load(ranks / f"{recipe}-state-{stage}-0.pt", weights_only=True)
     assert shared.keys() == alone.keys() and all(torch.equal(shared[name], alone[name]) for name in alone)
     start = ranks / f"{recipe}-{stage}-whole" / "checkpoints" / "step-00000002"
     run(wired(recipe, {"LocalEngine.channels_last": False}), tmp_path / "fewer", start)
-    assert losses(tmp_path / "fewer") == pytest.approx({n: wanted[n] for n in (3, 4)}, rel=2e-3)
+    assert losses(tmp_path / "fewer") == pytest.approx({n: whole[n] for n in (3, 4)}, rel=1e-4)
 
 
 if __name__ == "__main__":
