@@ -128,6 +128,22 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, ["there is no checkpoint yet: starts at the first step"]
 
 
+def point_at_newest(folder: Path, until: int) -> int | None:
+    """Makes `last` name the newest checkpoint of at most `until` steps, and says its steps; None: there is none.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    path = next((path for path in _saved(folder) if _step(path) <= until), None)
+    if path is None:
+        return None
+    try:
+        replace_file(folder / "last", path.name.encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / 'last'} could not be written: {error.strerror}. Free space.") from error
+    return int(_step(path))
+
+
 def _candidates(folder: Path) -> list[Path]:
     """The one `last` points at, and older ones, the newest first; all, where it points at none."""
     saved = _saved(folder)

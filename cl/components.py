@@ -52,10 +52,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """An applied optimizer step; `index` counts from 0. Schedules are functions of it."""
+    """An applied optimizer step; `index` counts from 0. Schedules are functions of it.
+
+    Attributes:
+        rate: factor on all learning rates, lower once a run was rolled back.
+    """
 
     index: int
     total: int
+    rate: float = 1.0
 
 
 @runtime_checkable
@@ -180,6 +185,17 @@ class OfWidth(Protocol):
     """
 
     dim: int
+
+
+@runtime_checkable
+class RollsBack(Protocol):
+    """A hook that may raise `RollBack`.
+
+    Attributes:
+        reach: steps that may have been made since the last at which nothing was wrong; 0: it does not.
+    """
+
+    reach: int
 
 
 @runtime_checkable

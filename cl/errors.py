@@ -32,6 +32,27 @@ class Overflow(NumericError):
     """A gradient that is not finite, of a loss that is. The step was left out, and its gradients are gone."""
 
 
+class RollBack(NumericError):
+    """A collapse to be undone: the run is to go on from an earlier checkpoint.
+
+    Args:
+        what: happened.
+        healthy: applied steps at which nothing was wrong yet.
+        rate: factor on the learning rate from there on.
+        most: how often this may happen in a run.
+    """
+
+    def __init__(self, what: str, healthy: int, rate: float, most: int):
+        super().__init__(what, healthy, rate, most)  # all of them: it is handed from process to process
+        self.what = what
+        self.healthy = healthy
+        self.rate = rate
+        self.most = most
+
+    def __str__(self) -> str:
+        return self.what
+
+
 class CheckpointError(ClError):
     """A checkpoint that cannot be written or read, or an output folder that cannot be used."""
 

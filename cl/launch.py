@@ -8,15 +8,17 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from cl import rules, wiring
+from cl import rollbacks, rules, wiring
 from cl.distributed import on_first, rank
-from cl.errors import CheckpointError, ClError, ConfigError
+from cl.errors import CheckpointError, ClError, ConfigError, RollBack
 from cl.processes import joined, leave
 from cl.run_folder import RunFolder
+from cl.train import Training
 
 FIRST = 5.0
 """Seconds that rank 0 has to say what ended a run before the others leave, which may have started earlier."""
@@ -101,17 +103,32 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
     with joined(config.value("processes", None), config.value("timeout", 600.0)):
-        seed = config.value("seed", 0)
-        torch.manual_seed(seed)
-        training = config.build()
-        rules.check(training)
-        if rank():  # all have the same weights; what is drawn from now on is each one's own
-            torch.manual_seed(seed + rank() * 2**32)
+        training = _built(config)
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
         if rank() == 0:
             print(f"writing to {folder.path}", flush=True)
-        training.run(folder, arguments.resume)
+        resume, collapsed = arguments.resume, None
+        while True:
+            try:
+                training.run(folder, resume)
+                return
+            except RollBack as error:
+                collapsed = error
+            on_first(partial(rollbacks.go_back, folder, collapsed))
+            del training  # its memory is the next one's
+            training, resume = _built(config), True
+
+
+def _built(config: wiring.Wiring) -> Training:
+    """The training, of components that go together."""
+    seed = config.value("seed", 0)
+    torch.manual_seed(seed)
+    training = config.build()
+    rules.check(training)
+    if rank():  # all have the same weights; what is drawn from now on is each one's own
+        torch.manual_seed(seed + rank() * 2**32)
+    return training
 
 
 def _folder(arguments: argparse.Namespace, config: wiring.Wiring) -> RunFolder:

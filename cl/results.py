@@ -97,7 +97,6 @@ def rows() -> list[dict[str, Any]]:
 
 def measure(recipe: str, seed: int) -> dict[str, Any]:
     """Trains a recipe once, in a process of its own, after the one that it begins with."""
-    commit = _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "cl", "gin") else "")
     with tempfile.TemporaryDirectory() as folder:
         params = []
         if recipe in BEGINS:
@@ -112,7 +111,7 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
         "recipe": recipe,
         "wall_seconds": seconds,
         "seed": seed,
-        "commit": commit,
+        "commit": commit(),
         "fingerprint": fingerprint(recipe),
         "load": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
@@ -177,6 +176,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             head, tail = text.split(BEGIN)[0], text.split(END)[1]
             TABLE.write_text(f"{head}{BEGIN}\n{table(rows())}\n{END}{tail}")
     return 0
+
+
+def commit() -> str:
+    """That of the work tree, with a plus where code or recipes were changed since."""
+    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "cl", "gin") else "")
 
 
 def _git(*words: str) -> str:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
+from cl import rollbacks
 from cl.checkpoint import Checkpoint, Rank, newest, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
@@ -26,6 +27,7 @@ from cl.optim.optimizer import Optimizer
 from cl.optim.schedules import Schedule
 from cl.precision import Precision, autocast_dtype
 from cl.report import Report
+from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
 from cl.types import StepOutput, Views
 from cl.views.loading import told
@@ -114,7 +116,9 @@ class Training:
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
+        undone = on_first(lambda: rollbacks.read(folder))
         with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
+            lines += [f"rolled back: {each.why} The rate is {each.rate:g} of what it was." for each in undone[-1:]]
             for line in lines:
                 report.say(line)
             if checkpoint is not None and len(checkpoint.ranks) != world_size():
@@ -126,7 +130,7 @@ class Training:
                 notes = {"seconds": 0.0, "training_seconds": 0.0, "waiting_seconds": 0.0, "before": self._before()}
             for name, value in notes["before"].items():
                 report.say(f"before the first step, on test: {name} {value:.3f}")
-            summary = self._loop(folder, report, done, notes, started, interrupted)
+            summary = self._loop(folder, report, done, notes, undone, started, interrupted)
         return summary
 
     def _loop(
@@ -135,6 +139,7 @@ class Training:
         report: Report,
         done: int,
         notes: dict[str, Any],
+        undone: Sequence[Rollback],
         started: float,
         interrupted: list[int],
     ) -> dict[str, Any]:
@@ -143,7 +148,8 @@ class Training:
         notes.setdefault("overflows", 0)
         for index in range(done, self.steps):
             clock = time.monotonic()
-            applied, measured, overflows = self.step(Step(index, self.steps), batches, folder)
+            step = Step(index, self.steps, rollbacks.rate(undone, index))
+            applied, measured, overflows = self.step(step, batches, folder)
             notes["training_seconds"] += time.monotonic() - clock
             notes["waiting_seconds"] += batches.taken()
             if overflows:
@@ -190,6 +196,7 @@ class Training:
             **test,
             "skipped": skipped.total(),
             "overflows": notes["overflows"],
+            "rollbacks": len(undone),
         }
         if skipped:
             report.say(f"left out, because they cannot be used: {told(skipped)}")

@@ -1,9 +1,10 @@
-"""Four numbers that tell whether embeddings are spread out or collapsed. Functions of rows `m d`, without gradient.
+"""Five numbers that tell whether embeddings are spread out or collapsed. Functions of rows `m d`, without gradient.
 
 | | collapsed to a point | spread evenly over the sphere |
 |---|---|---|
 | `feature_std` | 0 | 1 / sqrt(d) |
 | `effective_rank` | 1 | min(m - 1, d) |
+| `spectrum_tail` | 0 | 1/2, or less of few rows |
 | `uniformity` | 0 | about -4 |
 
 Float32 whatever the rows' type. Identical rows, zero rows and a single row give the collapsed value, not NaN; rows
@@ -38,6 +39,25 @@ def effective_rank(rows: Float[Tensor, "m d"], centred: bool = True) -> Float[Te
     Garrido et al. 2023), which tends to 1 as the rows become one point. Singular values below 1e-6 of the rows'
     Frobenius norm are rounding and count as 0; when none is left the rank is 1.
     """
+    sigma = _singular_values(rows, centred)
+    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny)
+    return (-torch.xlogy(p, p).sum()).exp().float()
+
+
+@torch.no_grad()
+def spectrum_tail(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """Share of the rows' variance in the weaker half of d directions; in [0, 1/2].
+
+    Near 0 embeddings fill a part of their space only, as in the dimensional collapse of Jing et al. 2022
+    (arXiv:2110.09348), figure 2, of which it is one number. Fewer than d / 2 + 1 rows give 0.
+    """
+    variances = _singular_values(rows, centred=True).square()
+    weaker = variances.sort(descending=True).values[rows.shape[1] // 2 :]
+    return (weaker.sum() / variances.sum().clamp_min(torch.finfo(variances.dtype).tiny)).float()
+
+
+def _singular_values(rows: Float[Tensor, "m d"], centred: bool) -> Float[Tensor, "r"]:
+    """In float64, in no order; those below 1e-6 of the rows' norm as 0, and NaN where rows are not finite."""
     # A Gram matrix squares the singular values, so float32 would lose half of their digits (and autocast more).
     x = rows.double()
     floor = 1e-6 * torch.linalg.matrix_norm(x)
@@ -45,11 +65,9 @@ def effective_rank(rows: Float[Tensor, "m d"], centred: bool = True) -> Float[Te
         x = x - x.mean(dim=0)
     gram = einsum(x, x, "m i, m j -> i j") if x.shape[0] > x.shape[1] else einsum(x, x, "i d, j d -> i j")
     if not gram.isfinite().all():
-        return gram.new_full((), torch.nan).float()
+        return gram.new_full((len(gram),), torch.nan)
     sigma = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    sigma = sigma * (sigma > floor)
-    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny)
-    return (-torch.xlogy(p, p).sum()).exp().float()
+    return sigma * (sigma > floor)
 
 
 @torch.no_grad()

@@ -1,68 +1,147 @@
-"""Measures collapse as it happens."""
+"""Measures collapse as it happens, and acts on it as it was told to."""
 
+import logging
 import math
+from typing import Any, Literal
 
 import gin
 import torch
 from torch import Tensor
 
 from cl.components import Capability, Step
-from cl.distributed import gather
-from cl.errors import NumericError
-from cl.evaluation.spectrum import effective_rank, feature_std
+from cl.distributed import gather, mean_over_ranks
+from cl.errors import NumericError, RollBack
+from cl.evaluation.spectrum import alignment, effective_rank, feature_std, spectrum_tail, uniformity
 from cl.objective import Objective
-from cl.types import StepOutput
+from cl.types import Embeddings, StepOutput
+
+logger = logging.getLogger(__name__)
+
+PAIRS_OF = 512
+"""Rows whose distances from each other tell the uniformity."""
 
 
 @gin.register
 class CollapseMonitor:
-    """Feature std and effective rank of the step's queries, those of all ranks, and whether they say "collapsed".
+    """How the step's queries, those of all ranks, are spread out, and whether that says "collapsed".
 
-    A healthy feature std is near 1 / sqrt(d). Only these numbers can tell for methods whose loss looks good when
-    everything has become one point (BYOL).
+    Only such numbers can tell for methods whose loss looks good when everything has become one point (BYOL). A
+    complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. The rank is taken
+    without centring. The thresholds were set on runs of two seeds of `gin/collapse` and their healthy twins, and held
+    on others: `docs/collapse.md`.
 
     Args:
         every: steps between measurements.
-        std_fraction: collapsed below this fraction of 1 / sqrt(d) ...
-        min_rank: ... or below this effective rank ...
+        std_fraction: collapsed where the feature std is below this fraction of 1 / sqrt(d) ...
+        min_rank: ... or the effective rank below this ...
+        min_tail: ... or the weaker half of the directions have less than this share of the variance ...
+        max_uniformity: ... or the uniformity is above this (0 is a point) ...
         patience: ... for this many measurements in a row.
-        stop: end the run with exit code 4 then, instead of saying so.
+        then: "warn" says so once, "stop" ends the run with exit code 4, "roll back" goes on from the newest checkpoint
+            of a time when nothing was wrong, at a lower rate.
+        rate: factor on the learning rate after rolling back.
+        rollbacks: how many there may be before the run ends with exit code 4.
     """
 
     needs: frozenset[Capability] = frozenset()
 
     def __init__(
-        self, every: int = 20, std_fraction: float = 0.2, min_rank: float = 2.0, patience: int = 5, stop: bool = False
+        self,
+        every: int = 20,
+        std_fraction: float = 0.2,
+        min_rank: float = 2.0,
+        min_tail: float = 0.0,
+        max_uniformity: float = 0.0,
+        patience: int = 5,
+        then: Literal["warn", "stop", "roll back"] = "warn",
+        rate: float = 0.5,
+        rollbacks: int = 3,
     ):
+        if every < 1 or patience < 1:
+            raise ValueError(f"CollapseMonitor.every and .patience must be at least 1, got {every} and {patience}")
+        if not 0 < rate <= 1:
+            raise ValueError(f"CollapseMonitor.rate is a factor on the learning rate, in (0, 1]; got {rate}")
         self.every = every
         self.std_fraction = std_fraction
         self.min_rank = min_rank
+        self.min_tail = min_tail
+        self.max_uniformity = max_uniformity
         self.patience = patience
-        self.stop = stop
+        self.then = then
+        self.rate = rate
+        self.rollbacks = rollbacks
         self.in_a_row = 0
+        self.healthy = 0
+
+    @property
+    def reach(self) -> int:
+        """Steps that rolling back may undo before it is known that something is wrong; 0 where it does not."""
+        return self.patience * self.every if self.then == "roll back" else 0
 
     @torch.no_grad()
     def __call__(self, objective: Objective, output: StepOutput, step: Step) -> dict[str, Tensor]:
-        """Every `every` steps: 'feature_std', 'effective_rank', 'collapsed' (0 or 1)."""
+        """Every `every` steps: the figures of `cl.evaluation.spectrum`, and 'collapsed' (0 or 1).
+
+        Raises:
+            NumericError: it collapsed, and is to stop.
+            RollBack: it collapsed, and is to go back.
+        """
         if step.index % self.every and step.index + 1 != step.total:
             return {}
-        q = gather(next(iter(output.embeddings.values())).q.detach())
-        std, rank = feature_std(q), effective_rank(q, centred=False)
-        low = std * math.sqrt(q.shape[1]) < self.std_fraction or rank < self.min_rank
-        self.in_a_row = self.in_a_row + 1 if low else 0
-        collapsed = self.in_a_row >= self.patience
-        if collapsed and self.stop:
-            raise NumericError(
-                f"The embeddings collapsed at step {step.index + 1}: feature std {std:.2g} (healthy: about "
-                f"{1 / math.sqrt(q.shape[1]):.2g}), effective rank {rank:.1f} of {q.shape[1]}, for {self.in_a_row} "
-                f"measurements. See what prevents collapse in this recipe; CollapseMonitor.stop = False goes on."
-            )
-        return {"feature_std": std, "effective_rank": rank, "collapsed": torch.tensor(float(collapsed))}
+        embeddings = next(iter(output.embeddings.values()))
+        q = gather(embeddings.q.detach())
+        figures = {
+            "feature_std": feature_std(q),
+            "effective_rank": effective_rank(q, centred=False),
+            "spectrum_tail": spectrum_tail(q),
+            "uniformity": uniformity(q[:PAIRS_OF]),
+            **_alignment(embeddings),
+        }
+        wrong = self._wrong({name: float(value) for name, value in figures.items()}, q.shape[1])
+        self.in_a_row = self.in_a_row + 1 if wrong else 0
+        if not wrong:
+            self.healthy = step.index + 1
+        if self.in_a_row == self.patience:
+            self._act(f"The embeddings collapsed at step {step.index + 1}: {wrong}, {self.patience} times in a row.")
+        return {**figures, "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
 
-    def state_dict(self) -> dict[str, int]:
-        """How many measurements in a row looked collapsed."""
-        return {"in_a_row": self.in_a_row}
+    def _wrong(self, figures: dict[str, float], d: int) -> str:
+        """What lies beyond its threshold, and by how much; empty where nothing does. What is not finite lies beyond."""
+        least = {
+            "feature_std": self.std_fraction / math.sqrt(d),
+            "effective_rank": self.min_rank,
+            "spectrum_tail": self.min_tail,
+        }
+        said = [
+            f"{name} {figures[name]:.2g} (below {bound:.2g})"
+            for name, bound in least.items()
+            if not figures[name] >= bound
+        ]
+        if not figures["uniformity"] <= self.max_uniformity:
+            said.append(f"uniformity {figures['uniformity']:.2g} (above {self.max_uniformity:.2g})")
+        return ", ".join(said)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def _act(self, what: str) -> None:
+        if self.then == "warn":
+            logger.warning("%s See what prevents collapse in this recipe; CollapseMonitor.then = 'stop' ends it.", what)
+        elif self.then == "stop":
+            raise NumericError(f"{what} See what prevents it in this recipe; CollapseMonitor.then = 'warn' goes on.")
+        else:
+            raise RollBack(what, self.healthy, self.rate, self.rollbacks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many measurements in a row looked collapsed, and how many steps were made at the last that did not."""
+        return {"in_a_row": self.in_a_row, "healthy": self.healthy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the count."""
-        self.in_a_row = state["in_a_row"]
+        self.in_a_row, self.healthy = state["in_a_row"], state["healthy"]
+
+
+def _alignment(embeddings: Embeddings) -> dict[str, Tensor]:
+    """Of the first query view and the first key view that is another, sample by sample; nothing where there is none."""
+    for view in embeddings.key_views:
+        if view != embeddings.q_views[0]:
+            q, k = embeddings.q_of(embeddings.q_views[0])[0], embeddings.key_of(view)[0]
+            return {"alignment": mean_over_ranks(alignment(q, k))}
+    return {}

@@ -64,4 +64,4 @@ def set_rates(groups: Sequence[dict[str, Any]], lr: float, schedule: Schedule, s
     """Writes each group's learning rate for a step."""
     for group in groups:
         rule: Rule = group["rule"]
-        group["lr"] = lr * rule.rate * (rule.schedule or schedule)(step)
+        group["lr"] = lr * step.rate * rule.rate * (rule.schedule or schedule)(step)

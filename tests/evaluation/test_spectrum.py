@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl.evaluation.spectrum import alignment, effective_rank, feature_std, uniformity
+from cl.evaluation.spectrum import alignment, effective_rank, feature_std, spectrum_tail, uniformity
 
-ROWS = [feature_std, effective_rank, uniformity]
+ROWS = [feature_std, effective_rank, spectrum_tail, uniformity]
 
 
 def random_rows(m, d, seed, spread=0.0):
@@ -46,6 +46,10 @@ def test_against_loops_in_float64(m, d, seed, spread):
         p = sigma / sigma.sum()
         expected = math.exp(-sum(x * math.log(x) for x in p if x > 1e-12))
         assert effective_rank(rows.float(), centred).item() == pytest.approx(expected, rel=1e-4)
+
+    variances = np.linalg.svd(rows.numpy() - rows.numpy().mean(0), compute_uv=False) ** 2
+    expected = sum(sorted([*variances, *[0.0] * d], reverse=True)[d // 2 : d]) / sum(variances)
+    assert spectrum_tail(rows.float()).item() == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
     assert alignment(rows.float(), other.float()).item() == pytest.approx(
         sum(squared_distance(a, b) for a, b in zip(u, v, strict=True)) / m, rel=1e-4

@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -6,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import embeddings, output, rows, tower
 
-from cl.components import PostStepHook, Step
+from cl.components import PostStepHook, RollsBack, Step
 from cl.encoders.siamese import siamese
-from cl.errors import NumericError
+from cl.errors import NumericError, RollBack
 from cl.hooks.monitor import CollapseMonitor
 from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
@@ -54,8 +55,54 @@ def test_measures_every_so_often_and_at_the_end(every, total):
     assert measured == [i % every == 0 or i == total - 1 for i in range(total)]
 
 
+def test_says_so_once_where_it_goes_on(caplog):
+    hook = CollapseMonitor(every=1, patience=2)
+    assert collapsed(hook, [POINT] * 4) == [False, True, True, True]
+    assert len(caplog.records) == 1 and "collapsed at step 2: feature_std 0 (below 0.071)" in caplog.text
+
+
+def test_rolls_back_to_what_was_healthy_last():
+    hook = CollapseMonitor(every=2, patience=2, then="roll back", rate=0.1, rollbacks=7)
+    assert isinstance(hook, RollsBack) and hook.reach == 4 and CollapseMonitor().reach == 0
+    for index, found in enumerate([HEALTHY, HEALTHY, HEALTHY, HEALTHY, POINT, POINT]):
+        hook(OBJECTIVE, found, Step(index, 100))
+    with pytest.raises(RollBack, match="collapsed at step 7") as error:
+        hook(OBJECTIVE, POINT, Step(6, 100))
+    assert (error.value.healthy, error.value.rate, error.value.most, error.value.code) == (3, 0.1, 7, 4)
+    again = pickle.loads(pickle.dumps(error.value))  # as processes tell each other
+    assert str(again) == str(error.value) and again.healthy == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_part_of_the_dimensions_is_seen_by_the_tail_alone(share):
+    def make(n, d, seed):
+        made = rows(n, d, seed)
+        return torch.cat([made[:, : d // 2], share * made[:, d // 2 :]], dim=1)
+
+    half = output(z=embeddings(64, (0, 1), d=8, make=make))
+    assert collapsed(CollapseMonitor(patience=1, min_tail=0.01), [half]) == [share == 0]
+    assert collapsed(CollapseMonitor(patience=1), [half]) == [False]
+
+
+def test_rows_close_together_are_seen_by_the_uniformity():
+    near = output(z=embeddings(64, (0, 1), d=8, make=lambda n, d, seed: rows(n, d, seed) + 3 * rows(1, d)))
+    assert collapsed(CollapseMonitor(every=1, patience=1, max_uniformity=-1.0), [near, HEALTHY]) == [True, False]
+
+
+def test_the_alignment_is_that_of_a_samples_views():
+    measured = CollapseMonitor()(OBJECTIVE, HEALTHY, Step(0, 1000))
+    first, second = HEALTHY.embeddings["z"].q.chunk(2)
+    assert measured["alignment"].item() == pytest.approx((first - second).square().sum(1).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"every": 0}, {"patience": 0}, {"rate": 0.0}, {"rate": 2.0}])
+def test_what_it_cannot_do_is_refused(settings):
+    with pytest.raises(ValueError, match=r"CollapseMonitor\."):
+        CollapseMonitor(**settings)
+
+
 def test_stops_when_asked_to():
-    hook = CollapseMonitor(every=1, patience=2, stop=True)
+    hook = CollapseMonitor(every=1, patience=2, then="stop")
     hook(OBJECTIVE, POINT, Step(0, 10))
     with pytest.raises(NumericError, match="collapsed at step 2") as error:
         hook(OBJECTIVE, POINT, Step(1, 10))

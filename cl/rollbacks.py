@@ -1,0 +1,70 @@
+"""Going back to a checkpoint of before a collapse, and on from there at a lower rate.
+
+`rollbacks.json` in the run's folder says when that was done, so that a run that is resumed keeps to it.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from cl import checkpoint
+from cl.errors import CheckpointError, NumericError, RollBack
+from cl.run_folder import RunFolder
+
+FILE = "rollbacks.json"
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """One of them.
+
+    Attributes:
+        step: applied steps of the checkpoint gone back to.
+        rate: factor on the learning rate of all later steps.
+        why: what was noticed.
+    """
+
+    step: int
+    rate: float
+    why: str
+
+
+def read(folder: RunFolder) -> list[Rollback]:
+    """Those of a run, in order.
+
+    Raises:
+        CheckpointError: the file is not what was written.
+    """
+    path = folder.path / FILE
+    try:
+        return [Rollback(**each) for each in json.loads(path.read_text())["rollbacks"]] if path.exists() else []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not what was written: {error}. Put it back from a copy, or remove it."
+        ) from error
+
+
+def rate(rollbacks: Sequence[Rollback], index: int) -> float:
+    """Factor on the learning rate of a step."""
+    return math.prod((each.rate for each in rollbacks if each.step <= index), start=1.0)
+
+
+def go_back(folder: RunFolder, error: RollBack) -> None:
+    """Makes the newest checkpoint of a healthy time the one to go on from. On one process.
+
+    Raises:
+        NumericError: there is none, or this happened too often already.
+        CheckpointError: the disk refuses.
+    """
+    before = read(folder)
+    if len(before) >= error.most:
+        raise NumericError(f"{error.what} It was rolled back {len(before)} times before: this run ends.")
+    step = checkpoint.point_at_newest(folder.checkpoints, error.healthy)
+    if step is None:
+        raise NumericError(
+            f"{error.what} There is no checkpoint of step {error.healthy}, the last at which nothing was wrong, or "
+            "before: this run ends. Start anew with a lower rate, or a smaller cl.train.checkpoint_every."
+        )
+    every = [*before, Rollback(step, error.rate, error.what)]
+    folder.write_json(FILE, {"rollbacks": [asdict(each) for each in every]})

@@ -1,0 +1,96 @@
+"""A run that collapsed goes on from a checkpoint of before it, at a lower rate, and says so."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_command_line import TINY, arguments
+
+from cl import launch, rollbacks
+from cl.rollbacks import Rollback
+from cl.run_folder import RunFolder
+
+RUN = [*TINY, "cl.train.steps = 10", "cl.train.checkpoint_every = 2", "cl.train.keep = 9", "cl.train.log_every = 1"]
+
+
+def train(folder, *params, collapsing=True, resume=False):
+    hooks = ["cl.train.hooks = [@Collapsing()]"] if collapsing else []
+    words = arguments("simclr", folder, *RUN, *hooks, *params)
+    return launch.main([*words, "--import", "collapsing", *(["--resume"] if resume else [])])
+
+
+def checkpoint(folder, step):
+    return (folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors").read_bytes()
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_goes_on_from_the_newest_healthy_checkpoint_at_a_lower_rate(tmp_path, capsys):
+    run, halved = tmp_path / "run", tmp_path / "halved"
+    assert train(run) == 0
+    assert "rolled back: It all fell together. The rate is 0.5 of what it was." in capsys.readouterr().out
+    (only,) = rollbacks.read(RunFolder(run, resume=True))
+    assert only == Rollback(4, 0.5, "It all fell together.")
+    lines = metrics(run)
+    assert [line["step"] for line in lines if "rate" in line] == list(range(1, 11))
+    assert [line["rate"] for line in lines if "rate" in line] == [1.0] * 4 + [0.5] * 6
+    assert json.loads((run / "summary.json").read_text())["rollbacks"] == 1
+
+    # As one that never collapsed and was resumed there at half the rate.
+    assert train(halved, "cl.train.steps = 10", collapsing=False) == 0
+    assert checkpoint(halved, 4) == checkpoint(run, 4) and checkpoint(halved, 6) != checkpoint(run, 6)
+    (halved / "checkpoints" / "last").write_text("step-00000004")
+    shutil.copy(run / "rollbacks.json", halved)
+    assert train(halved, collapsing=False, resume=True) == 0
+    assert checkpoint(halved, 10) == checkpoint(run, 10)
+
+
+def test_a_resumed_run_keeps_to_the_lower_rate(tmp_path):
+    run = tmp_path / "run"
+    assert train(run) == 0
+    after = checkpoint(run, 10)
+    (run / "checkpoints" / "last").write_text("step-00000006")
+    shutil.rmtree(run / "checkpoints" / "step-00000010")
+    assert train(run, resume=True) == 0
+    assert checkpoint(run, 10) == after
+
+
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        (
+            ["Collapsing.healthy = 1"],
+            "There is no checkpoint of step 1, the last at which nothing was wrong, or before",
+        ),
+        (["Collapsing.fine = 0.1", "Collapsing.rollbacks = 2"], "It was rolled back 2 times before: this run ends"),
+    ],
+)
+def test_where_there_is_no_going_back_the_run_ends_with_4(tmp_path, capsys, params, said):
+    assert train(tmp_path / "run", *params) == 4
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_rates_multiply(tmp_path):
+    assert train(tmp_path / "run", "Collapsing.fine = 0.3") == 0
+    assert [line["rate"] for line in metrics(tmp_path / "run") if "rate" in line][-1] == 0.25
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.5, 0.1, 1.0])), max_size=4), st.integers(0, 9))
+def test_a_rate_is_that_of_what_came_before(each, index):
+    expected = 1.0
+    for step, rate in each:
+        expected *= rate if step <= index else 1
+    assert rollbacks.rate([Rollback(step, rate, "") for step, rate in each], index) == pytest.approx(expected)
+
+
+def test_a_file_that_was_altered_is_said_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(run) == 0
+    (run / "rollbacks.json").write_text('{"rollbacks": [{"steps": 4}]}')
+    assert train(run, resume=True) == 5
+    assert "rollbacks.json is not what was written" in capsys.readouterr().err
