@@ -79,6 +79,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         ranks = [each.state for each in checkpoint.ranks]
         state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
+        checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -170,17 +171,20 @@ def read_last(folder: Path) -> Checkpoint:
 def read(path: Path) -> Checkpoint:
     """A checkpoint by its folder, verified by its checksums.
 
+    An early one has none of its state.json, which is then taken as it is.
+
     Raises:
         CheckpointError: a file is missing, or not what was written.
     """
     try:
         about = json.loads((path / "state.json").read_text())
+        own = about["sha256"].pop("state.json", None)
+        if own not in (None, _checksum_of(about)):
+            raise _altered(path / "state.json")
         contents = {name: (path / name).read_bytes() for name in about["sha256"]}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != about["sha256"][name]:
-                raise CheckpointError(
-                    f"{path / name} is not what was written: its checksum differs. Nothing was loaded."
-                )
+                raise _altered(path / name)
         model, optimizer, own = (load(contents[f"{name}.safetensors"]) for name in ("model", "optimizer", "ranks"))
         tensors: list[dict[str, Tensor]] = [{} for _ in about["ranks"]]
         for name, value in own.items():
@@ -190,6 +194,15 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(about["step"], model, optimizer, about["notes"], ranks)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}. Nothing was loaded.") from error
+
+
+def _checksum_of(state: dict[str, Any]) -> str:
+    """Of what state.json says, but for this checksum: it is the same once it was written and read."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _altered(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not what was written: its checksum differs. Nothing was loaded.")
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@ import errno
 import json
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,36 @@ def test_a_flipped_bit_is_refused_and_named(tmp_path_factory, name, data):
         read(path)
 
 
+@given(st.data())
+def test_a_flipped_bit_in_the_state_is_refused_or_means_the_same(tmp_path_factory, data):
+    path, written = write(tmp_path_factory.mktemp("flip"), checkpoint()), checkpoint()
+    content = bytearray((path / "state.json").read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (path / "state.json").write_bytes(bytes(content))
+    with suppress(CheckpointError):
+        assert equal(read(path), written)
+
+
+@pytest.mark.parametrize(
+    ("what", "instead"), [('"position": 8', '"position": 9'), ('"in_a_row": 2', '"in_a_row": 0'), ("0.5", "0.7")]
+)
+def test_an_altered_state_is_refused_and_named(folder, what, instead):
+    path = write(folder, checkpoint())
+    content = (path / "state.json").read_text()
+    assert what in content
+    (path / "state.json").write_text(content.replace(what, instead, 1))
+    with pytest.raises(CheckpointError, match=r"state\.json is not what was written.*checksum"):
+        read(path)
+
+
+def test_an_early_checkpoint_whose_state_has_no_checksum_is_read(folder):
+    path = write(folder, checkpoint())
+    about = json.loads((path / "state.json").read_text())
+    about["sha256"].pop("state.json", None)
+    (path / "state.json").write_text(json.dumps(about, indent=1))
+    assert equal(read(path), checkpoint())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(folder, name):
     path = write(folder, checkpoint())
@@ -166,8 +197,9 @@ def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
     path, sentinel = write(folder, checkpoint()), tmp_path / "executed"
     content = pickle.dumps(Malicious(sentinel))
     (path / name).write_bytes(content)
-    if name != "state.json":  # an attacker can write checksums too
+    if name != "state.json":  # an attacker can write checksums too, or leave them out
         about = json.loads((path / "state.json").read_text())
+        about["sha256"].pop("state.json", None)
         about["sha256"][name] = cl.checkpoint.hashlib.sha256(content).hexdigest()
         (path / "state.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=str(path)):
