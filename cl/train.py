@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
-from cl.checkpoint import Checkpoint, Rank, newest, write
+from cl.checkpoint import Checkpoint, Rank, newest_for_all, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
@@ -107,7 +107,7 @@ class Training:
     def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         """Trains, evaluates and writes everything into `folder`; returns the summary. A call of all processes."""
         started = time.monotonic()
-        checkpoint, lines = on_first(lambda: newest(folder.checkpoints)) if resume else (None, [])
+        checkpoint, lines = newest_for_all(folder.checkpoints) if resume else (None, [])
         if checkpoint is not None:
             self.load(checkpoint)
         self.start()
