@@ -104,41 +104,61 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     return final
 
 
-def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """What a run goes on from, and lines that say so. A call of all processes; rank 0's folder decides.
+def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[str]]:
+    """What a run goes on from, those that are not whole, and lines that say so. A call of all processes.
 
-    That is the checkpoint `last` points at, or where it is not whole, the newest older one that is; None where nothing
-    was saved yet. Where all processes see that very one, each maps its files; else rank 0 sends it to all.
+    Rank 0's folder decides: the checkpoint `last` points at, or where it is not whole, the newest older one that is;
+    None where nothing was saved yet. Where all processes see that very one, each maps its files; else rank 0 sends it
+    to all.
 
     Raises:
         CheckpointError: there are some, and none is whole.
     """
-    path, about, lines = on_first(lambda: _newest(folder))
+    path, about, damaged, lines = on_first(lambda: _newest(folder))
     if path is None:
-        return None, lines
+        return None, damaged, lines
     if all(gather_objects(rank() == 0 or _sees(path, about))):
-        return _mapped(path, about), lines
-    return on_first(lambda: _mapped(path, about)), lines
+        return _mapped(path, about), damaged, lines
+    return on_first(lambda: _mapped(path, about)), damaged, lines
 
 
-def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """Where it is, its state.json, and the lines."""
-    refused: list[str] = []
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Calls each `damaged-step-...`, so that it is not kept in the place of a whole one. Nothing deletes it.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    for path in damaged:
+        aside = path.with_name(f"damaged-{path.name}")
+        try:
+            if aside.exists():  # of the same step, and an earlier resume
+                shutil.rmtree(aside)
+            path.rename(aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} is damaged and could not be renamed to {aside.name}: {error.strerror}. Move it away."
+            ) from error
+
+
+def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[Path], list[str]]:
+    """Where it is, its state.json, those of the folder that were refused, and the lines."""
+    refused: dict[Path, str] = {}
     for path in _candidates(folder):
         try:
             about = _verified(path)
         except CheckpointError as error:
-            refused.append(str(error))
+            refused[path] = str(error)
             continue
-        lines = [f"{each} An older one is taken instead." for each in refused]
-        return path, about, [*lines, f"goes on after step {about['step']} ({folder.name}/{path.name})"]
+        lines = [f"{each} An older one is taken instead." for each in refused.values()]
+        lines.append(f"goes on after step {about['step']} ({folder.name}/{path.name})")
+        return path, about, [each for each in _saved(folder) if each in refused], lines
     if refused:
-        every = " ".join(refused)
+        every = " ".join(refused.values())
         raise CheckpointError(
             f"No checkpoint in {folder} is whole: {every} Put back one of them from a copy, and name it in "
             "the file 'last', or start anew with another --out."
         )
-    return None, {}, ["there is no checkpoint yet: starts at the first step"]
+    return None, {}, [], ["there is no checkpoint yet: starts at the first step"]
 
 
 def _sees(path: Path, about: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, Rank, newest_for_all, read, read_last, write
+from cl.checkpoint import Checkpoint, Rank, newest_for_all, read, read_last, set_aside, write
 from cl.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
@@ -155,17 +155,41 @@ def test_a_run_goes_on_from_the_newest_whole_one_and_the_others_are_named(folder
     for step in (8, 9, 10, 11):
         write(folder, checkpoint(step, seed=step), keep=9)
     (folder / "last").write_text("step-00000010")  # as a person who wants no later one
-    found, lines = newest_for_all(folder)
-    assert equal(found, checkpoint(10, seed=10)) and lines == ["goes on after step 10 (checkpoints/step-00000010)"]
+    found, damaged, lines = newest_for_all(folder)
+    assert (
+        equal(found, checkpoint(10, seed=10))
+        and not damaged
+        and lines == ["goes on after step 10 (checkpoints/step-00000010)"]
+    )
     damage(folder / "step-00000010" / name, how)
     damage(folder / "step-00000009" / name, how)
-    found, (first, second, last) = newest_for_all(folder)
+    found, damaged, (first, second, last) = newest_for_all(folder)
+    assert damaged == [folder / "step-00000010", folder / "step-00000009"]
     assert equal(found, checkpoint(8, seed=8)) and last == "goes on after step 8 (checkpoints/step-00000008)"
     assert str(folder / "step-00000010") in first and str(folder / "step-00000009") in second
     damage(folder / "step-00000008" / name, how)
     with pytest.raises(CheckpointError, match=r"step-00000010.*step-00000009.*step-00000008.*--out") as error:
         newest_for_all(folder)
     assert error.value.code == 5 and "step-00000011" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_was_set_aside_is_not_kept_in_the_place_of_a_whole_one(folder):
+    for again in (0, 1):
+        for step in (10, 20):
+            write(folder, checkpoint(step, seed=again), keep=9)
+        damage(folder / "step-00000020" / "model.safetensors", "altered")
+        found, damaged, _ = newest_for_all(folder)
+        set_aside(damaged)
+        assert found.step == 10 and newest_for_all(folder)[0].step == 10 and not newest_for_all(folder)[1]
+        assert equal(newest_for_all(folder)[0], checkpoint(10, seed=again))
+    write(folder, checkpoint(35), keep=2)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["damaged-step-00000020", "last", "step-00000010", "step-00000035"]
+
+
+def test_a_damaged_one_that_cannot_be_renamed_is_named(folder):
+    with pytest.raises(CheckpointError, match="step-00000007 is damaged and could not be renamed"):
+        set_aside([folder / "step-00000007"])
 
 
 def damage(file, how):
@@ -177,15 +201,15 @@ def damage(file, how):
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"step-00000012", b"the-good-one"])
 def test_a_run_goes_on_though_last_names_none(folder, content):
-    assert newest_for_all(folder) == (None, ["there is no checkpoint yet: starts at the first step"])
+    assert newest_for_all(folder) == (None, [], ["there is no checkpoint yet: starts at the first step"])
     for step in (9, 10):
         write(folder, checkpoint(step))
     (folder / "step-of-mine").mkdir()
     (folder / "last").unlink()
     if content is not None:
         (folder / "last").write_bytes(content)
-    found, lines = newest_for_all(folder)
-    assert found.step == 10 and lines[-1] == "goes on after step 10 (checkpoints/step-00000010)"
+    found, damaged, lines = newest_for_all(folder)
+    assert found.step == 10 and not damaged and lines[-1] == "goes on after step 10 (checkpoints/step-00000010)"
 
 
 class Malicious:
@@ -298,7 +322,7 @@ def child(number, folder):
             second_host(how, place)
         dist.barrier()
         os.chdir(place.parent)
-        got, lines = newest_for_all(Path("checkpoints"))
+        got, _, lines = newest_for_all(Path("checkpoints"))
         torch.manual_seed(0)
         same = equal(got, checkpoint(3)) and lines == ["goes on after step 3 (checkpoints/step-00000003)"]
         found[how] = [same, sum(sent)]
