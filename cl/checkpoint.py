@@ -11,14 +11,16 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from cl.distributed import gather_objects, on_first, rank
 from cl.errors import CheckpointError
 
 
@@ -79,6 +81,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         ranks = [each.state for each in checkpoint.ranks]
         state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
+        checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -101,31 +104,69 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     return final
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """What a run goes on from, and lines that say so.
+def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[str]]:
+    """What a run goes on from, those that are not whole, and lines that say so. A call of all processes.
 
-    That is the checkpoint `last` points at, or where it is not whole, the newest older one that is; None where nothing
-    was saved yet.
+    Rank 0's folder decides: the checkpoint `last` points at, or where it is not whole, the newest older one that is;
+    None where nothing was saved yet. Where all processes see that very one, each maps its files; else rank 0 sends it
+    to all.
 
     Raises:
         CheckpointError: there are some, and none is whole.
     """
-    refused: list[str] = []
+    path, about, damaged, lines = on_first(lambda: _newest(folder))
+    if path is None:
+        return None, damaged, lines
+    if all(gather_objects(rank() == 0 or _sees(path, about))):
+        return _mapped(path, about), damaged, lines
+    return on_first(lambda: _mapped(path, about)), damaged, lines
+
+
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Calls each `damaged-step-...`, so that it is not kept in the place of a whole one. Nothing deletes it.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    for path in damaged:
+        aside = path.with_name(f"damaged-{path.name}")
+        try:
+            if aside.exists():  # of the same step, and an earlier resume
+                shutil.rmtree(aside)
+            path.rename(aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} is damaged and could not be renamed to {aside.name}: {error.strerror}. Move it away."
+            ) from error
+
+
+def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[Path], list[str]]:
+    """Where it is, its state.json, those of the folder that were refused, and the lines."""
+    refused: dict[Path, str] = {}
     for path in _candidates(folder):
         try:
-            checkpoint = read(path)
+            about = _verified(path)
         except CheckpointError as error:
-            refused.append(str(error))
+            refused[path] = str(error)
             continue
-        lines = [f"{each} An older one is taken instead." for each in refused]
-        return checkpoint, [*lines, f"goes on after step {checkpoint.step} ({folder.name}/{path.name})"]
+        lines = [f"{each} An older one is taken instead." for each in refused.values()]
+        lines.append(f"goes on after step {about['step']} ({folder.name}/{path.name})")
+        return path, about, [each for each in _saved(folder) if each in refused], lines
     if refused:
-        every = " ".join(refused)
+        every = " ".join(refused.values())
         raise CheckpointError(
             f"No checkpoint in {folder} is whole: {every} Put back one of them from a copy, and name it in "
             "the file 'last', or start anew with another --out."
         )
-    return None, ["there is no checkpoint yet: starts at the first step"]
+    return None, {}, [], ["there is no checkpoint yet: starts at the first step"]
+
+
+def _sees(path: Path, about: dict[str, Any]) -> bool:
+    """Whether this process, maybe of another host, has the checkpoint with that state.json there, whole."""
+    try:
+        return _checksum_of(_verified(path)) == _checksum_of(about)
+    except CheckpointError:
+        return False
 
 
 def point_at_newest(folder: Path, until: int) -> int | None:
@@ -184,28 +225,62 @@ def read_last(folder: Path) -> Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint by its folder, verified by its checksums.
+    """A checkpoint by its folder, verified by its checksums. Its tensors are mapped from the files, not held.
+
+    An early one has no checksum of its state.json, which is then taken as it is.
 
     Raises:
         CheckpointError: a file is missing, or not what was written.
     """
-    try:
+    return _mapped(path, _verified(path))
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """A checkpoint's state.json. No file is held in memory.
+
+    Raises:
+        CheckpointError: a file is missing, or not what was written.
+    """
+    with _refusing(path):
         about = json.loads((path / "state.json").read_text())
-        contents = {name: (path / name).read_bytes() for name in about["sha256"]}
-        for name, content in contents.items():
-            if hashlib.sha256(content).hexdigest() != about["sha256"][name]:
-                raise CheckpointError(
-                    f"{path / name} is not what was written: its checksum differs. Nothing was loaded."
-                )
-        model, optimizer, own = (load(contents[f"{name}.safetensors"]) for name in ("model", "optimizer", "ranks"))
+        own = about["sha256"].pop("state.json", None)
+        if own not in (None, _checksum_of(about)):
+            raise _altered(path / "state.json")
+        for name, checksum in about["sha256"].items():
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
+                    raise _altered(path / name)
+        _mapped(path, about)  # what has its checksums may still be no checkpoint
+        return about
+
+
+def _mapped(path: Path, about: dict[str, Any]) -> Checkpoint:
+    with _refusing(path):
+        model, optimizer, own = (load_file(path / f"{name}.safetensors") for name in ("model", "optimizer", "ranks"))
         tensors: list[dict[str, Tensor]] = [{} for _ in about["ranks"]]
         for name, value in own.items():
             number, _, name = name.partition("/")
             tensors[int(number)][name] = value
         ranks = [Rank(state, mine) for state, mine in zip(about["ranks"], tensors, strict=True)]
         return Checkpoint(about["step"], model, optimizer, about["notes"], ranks)
+
+
+@contextmanager
+def _refusing(path: Path):
+    """Whatever reading what was not written may come to is a CheckpointError."""
+    try:
+        yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}. Nothing was loaded.") from error
+
+
+def _checksum_of(state: dict[str, Any]) -> str:
+    """Of what state.json says, but for this checksum: it is the same once it was written and read."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _altered(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not what was written: its checksum differs. Nothing was loaded.")
 
 
 def replace_file(path: Path, content: bytes) -> None:

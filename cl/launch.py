@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = int(os.environ.get("RANK", "0"))
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
-    taken: list[RunFolder] = []
+    taken = _to_resume(arguments)
     code, silent = 0, False
     try:
         _run(arguments, taken)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, silent = error.code, number > 0 and error.shared
         if not silent:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    for folder in taken:
+    for folder in taken[-1:]:
         with suppress(CheckpointError):  # the disk may be what ended the run
             folder.write_json(f"exit.{number}.json", {"code": code})
     if silent:  # a launcher ends all processes once one has ended: first rank 0 is to say why
@@ -95,8 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _to_resume(arguments: argparse.Namespace) -> list[RunFolder]:
+    """The run that is to go on, which is told the exit code though it be refused: a launcher's own does not tell."""
+    holds = arguments.resume and arguments.out and (arguments.out / "config.gin").is_file()
+    return [RunFolder(arguments.out, resume=True)] if holds else []
+
+
 def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
-    # The folder is this run's only once it was not refused: nothing is written to it before.
+    # A new run's folder is its own only once it was not refused: nothing is written to it before.
     if not arguments.gin and arguments.resume and arguments.out:
         arguments.gin = [str(arguments.out / "config.gin")]
     if not arguments.gin:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cl import rollbacks
-from cl.checkpoint import Checkpoint, Rank, newest, write
+from cl.checkpoint import Checkpoint, Rank, newest_for_all, set_aside, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
@@ -109,13 +109,14 @@ class Training:
     def run(self, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         """Trains, evaluates and writes everything into `folder`; returns the summary. A call of all processes."""
         started = time.monotonic()
-        checkpoint, lines = on_first(lambda: newest(folder.checkpoints)) if resume else (None, [])
+        checkpoint, damaged, lines = newest_for_all(folder.checkpoints) if resume else (None, [], [])
         if checkpoint is not None:
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
+            on_first(lambda: set_aside(damaged))
         undone = on_first(lambda: rollbacks.read(folder))
         with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
             lines += [f"rolled back: {each.why} The rate is {each.rate:g} of what it was." for each in undone[-1:]]

@@ -1,16 +1,21 @@
 import errno
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, Rank, newest, read, read_last, write
+from cl.checkpoint import Checkpoint, Rank, newest_for_all, read, read_last, set_aside, write
 from cl.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
@@ -59,7 +64,7 @@ def test_reads_what_was_written(folder):
     assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
 
 
-def test_the_newest_are_kept_and_last_points_at_the_newest(folder):
+def test_the_newest_are_kept_and_last_points_at_the_newest_for_all(folder):
     for step in (9, 10, 11, 120):
         write(folder, checkpoint(step), keep=2)
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000011", "step-00000120"]
@@ -71,10 +76,10 @@ def test_later_ones_are_left_alone_where_a_run_went_back(folder):
         write(folder, checkpoint(step), keep=3)
     (folder / "last").write_text("step-00000010")
     write(folder, checkpoint(15), keep=1)
-    assert newest(folder)[0].step == 15
+    assert newest_for_all(folder)[0].step == 15
     assert sorted(path.name[-2:] for path in folder.glob("step-*")) == ["15", "20", "30"]
     write(folder, checkpoint(30, seed=1), keep=2)
-    assert equal(newest(folder)[0], checkpoint(30, seed=1))
+    assert equal(newest_for_all(folder)[0], checkpoint(30, seed=1))
     assert sorted(path.name[-2:] for path in folder.glob("step-*")) == ["20", "30"]
     write(folder, checkpoint(40), keep=0)
     assert len(list(folder.glob("step-*"))) == 3
@@ -106,6 +111,36 @@ def test_a_flipped_bit_is_refused_and_named(tmp_path_factory, name, data):
         read(path)
 
 
+@given(st.data())
+def test_a_flipped_bit_in_the_state_is_refused_or_means_the_same(tmp_path_factory, data):
+    path, written = write(tmp_path_factory.mktemp("flip"), checkpoint()), checkpoint()
+    content = bytearray((path / "state.json").read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (path / "state.json").write_bytes(bytes(content))
+    with suppress(CheckpointError):
+        assert equal(read(path), written)
+
+
+@pytest.mark.parametrize(
+    ("what", "instead"), [('"position": 8', '"position": 9'), ('"in_a_row": 2', '"in_a_row": 0'), ("0.5", "0.7")]
+)
+def test_an_altered_state_is_refused_and_named(folder, what, instead):
+    path = write(folder, checkpoint())
+    content = (path / "state.json").read_text()
+    assert what in content
+    (path / "state.json").write_text(content.replace(what, instead, 1))
+    with pytest.raises(CheckpointError, match=r"state\.json is not what was written.*checksum"):
+        read(path)
+
+
+def test_an_early_checkpoint_whose_state_has_no_checksum_is_read(folder):
+    path = write(folder, checkpoint())
+    about = json.loads((path / "state.json").read_text())
+    about["sha256"].pop("state.json", None)
+    (path / "state.json").write_text(json.dumps(about, indent=1))
+    assert equal(read(path), checkpoint())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(folder, name):
     path = write(folder, checkpoint())
@@ -120,17 +155,41 @@ def test_a_run_goes_on_from_the_newest_whole_one_and_the_others_are_named(folder
     for step in (8, 9, 10, 11):
         write(folder, checkpoint(step, seed=step), keep=9)
     (folder / "last").write_text("step-00000010")  # as a person who wants no later one
-    found, lines = newest(folder)
-    assert equal(found, checkpoint(10, seed=10)) and lines == ["goes on after step 10 (checkpoints/step-00000010)"]
+    found, damaged, lines = newest_for_all(folder)
+    assert (
+        equal(found, checkpoint(10, seed=10))
+        and not damaged
+        and lines == ["goes on after step 10 (checkpoints/step-00000010)"]
+    )
     damage(folder / "step-00000010" / name, how)
     damage(folder / "step-00000009" / name, how)
-    found, (first, second, last) = newest(folder)
+    found, damaged, (first, second, last) = newest_for_all(folder)
+    assert damaged == [folder / "step-00000010", folder / "step-00000009"]
     assert equal(found, checkpoint(8, seed=8)) and last == "goes on after step 8 (checkpoints/step-00000008)"
     assert str(folder / "step-00000010") in first and str(folder / "step-00000009") in second
     damage(folder / "step-00000008" / name, how)
     with pytest.raises(CheckpointError, match=r"step-00000010.*step-00000009.*step-00000008.*--out") as error:
-        newest(folder)
+        newest_for_all(folder)
     assert error.value.code == 5 and "step-00000011" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_was_set_aside_is_not_kept_in_the_place_of_a_whole_one(folder):
+    for again in (0, 1):
+        for step in (10, 20):
+            write(folder, checkpoint(step, seed=again), keep=9)
+        damage(folder / "step-00000020" / "model.safetensors", "altered")
+        found, damaged, _ = newest_for_all(folder)
+        set_aside(damaged)
+        assert found.step == 10 and newest_for_all(folder)[0].step == 10 and not newest_for_all(folder)[1]
+        assert equal(newest_for_all(folder)[0], checkpoint(10, seed=again))
+    write(folder, checkpoint(35), keep=2)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["damaged-step-00000020", "last", "step-00000010", "step-00000035"]
+
+
+def test_a_damaged_one_that_cannot_be_renamed_is_named(folder):
+    with pytest.raises(CheckpointError, match="step-00000007 is damaged and could not be renamed"):
+        set_aside([folder / "step-00000007"])
 
 
 def damage(file, how):
@@ -142,15 +201,15 @@ def damage(file, how):
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"step-00000012", b"the-good-one"])
 def test_a_run_goes_on_though_last_names_none(folder, content):
-    assert newest(folder) == (None, ["there is no checkpoint yet: starts at the first step"])
+    assert newest_for_all(folder) == (None, [], ["there is no checkpoint yet: starts at the first step"])
     for step in (9, 10):
         write(folder, checkpoint(step))
     (folder / "step-of-mine").mkdir()
     (folder / "last").unlink()
     if content is not None:
         (folder / "last").write_bytes(content)
-    found, lines = newest(folder)
-    assert found.step == 10 and lines[-1] == "goes on after step 10 (checkpoints/step-00000010)"
+    found, damaged, lines = newest_for_all(folder)
+    assert found.step == 10 and not damaged and lines[-1] == "goes on after step 10 (checkpoints/step-00000010)"
 
 
 class Malicious:
@@ -166,8 +225,9 @@ def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
     path, sentinel = write(folder, checkpoint()), tmp_path / "executed"
     content = pickle.dumps(Malicious(sentinel))
     (path / name).write_bytes(content)
-    if name != "state.json":  # an attacker can write checksums too
+    if name != "state.json":  # an attacker can write checksums too, or leave them out
         about = json.loads((path / "state.json").read_text())
+        about["sha256"].pop("state.json", None)
         about["sha256"][name] = cl.checkpoint.hashlib.sha256(content).hexdigest()
         (path / "state.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=str(path)):
@@ -223,3 +283,74 @@ def test_leftovers_of_a_killed_save_are_ignored(folder):
     assert read_last(folder).step == 1
     write(folder, checkpoint(2))
     assert equal(read_last(folder), checkpoint(2))
+
+
+def second_host(how, folder):
+    """What rank 1 has where rank 0 has its checkpoints."""
+    if how == "another":
+        write(folder, checkpoint(3, seed=1))
+    elif how != "none":
+        write(folder, checkpoint(3))
+    if how == "altered":
+        damage(folder / "step-00000003" / "model.safetensors", "altered")
+
+
+HOSTS = {"one folder": False, "a copy": False, "none": True, "another": True, "altered": True}
+"""Whether what rank 0 read has to be sent."""
+
+
+def child(number, folder):
+    """Of two processes, as on hosts of their own: whether each came to rank 0's checkpoint, and bytes sent for it."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
+    real, found = dist.broadcast_object_list, {}
+
+    def counted(values):
+        sent.append(len(pickle.dumps(values)))
+        real(values)
+
+    dist.broadcast_object_list = counted
+    for how in HOSTS:
+        sent: list[int] = []
+        place = folder / ("0" if how == "one folder" else str(number)) / how / "checkpoints"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if number == 0:
+            torch.manual_seed(0)
+            write(place, checkpoint(3))
+        elif how != "one folder":
+            torch.manual_seed(0)
+            second_host(how, place)
+        dist.barrier()
+        os.chdir(place.parent)
+        got, _, lines = newest_for_all(Path("checkpoints"))
+        torch.manual_seed(0)
+        same = equal(got, checkpoint(3)) and lines == ["goes on after step 3 (checkpoints/step-00000003)"]
+        found[how] = [same, sum(sent)]
+        dist.barrier()
+    (folder / f"{number}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen([sys.executable, __file__, str(n), str(folder)], env=environment) for n in (0, 1)]
+    try:
+        assert [each.wait(timeout=120) for each in running] == [0, 0]
+    finally:
+        for each in running:
+            each.kill()
+    return [json.loads((folder / f"{n}.json").read_text()) for n in (0, 1)]
+
+
+@pytest.mark.parametrize("how", HOSTS)
+def test_all_processes_go_on_from_rank_0s_and_it_is_sent_only_where_they_do_not_see_it(two_processes, how):
+    size = sum(value.nbytes for rank in checkpoint().ranks for value in rank.tensors.values())
+    for same, _ in (each[how] for each in two_processes):
+        assert same
+    assert (two_processes[0][how][1] > size) == HOSTS[how]
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), Path(sys.argv[2]))

@@ -85,6 +85,27 @@ def test_a_resume_says_which_run_the_folder_holds_once_nothing_refused_it(tmp_pa
         assert "train.steps = 4" in (run / name).read_text() and b"train.steps = 3" in before[name]
 
 
+def test_a_refused_resume_leaves_nothing_but_its_exit_code(tmp_path):
+    run = tmp_path / "run"
+    assert launch.main(arguments("simclr", run, *TINY)) == 0
+
+    def files():
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "exit.0.json"}
+
+    before = files()
+    for code, other in ((5, "cl.train.hooks = []"), (2, "cl.train.steps = 2.5"), (2, "InfoNCE.temperature = 0.0")):
+        (run / "exit.0.json").write_text('{"code": 143}')  # an earlier start's
+        assert launch.main([*arguments("simclr", run, *TINY, other), "--resume"]) == code
+        assert json.loads((run / "exit.0.json").read_text()) == {"code": code} and files() == before, other
+
+
+def test_what_is_no_run_gets_no_exit_code(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert launch.main(["--out", str(tmp_path), "--resume"]) == 2
+    assert launch.main([*arguments("simclr", tmp_path, "cl.train.steps = 2.5"), "--resume"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_nothing_to_train_says_what_to_type(capsys):
     assert launch.main([]) == 2
     assert "--gin gin/simclr.gin" in capsys.readouterr().err

@@ -332,6 +332,25 @@ def test_a_resume_takes_the_newest_whole_checkpoint_and_says_which(folders):
         training("moco").run(folder, resume=True)
 
 
+def test_damaged_checkpoints_do_not_count_as_kept_once_a_resume_was_accepted(folders):
+    folder = folders()
+    training(steps=4, checkpoint_every=1, keep=0).run(folder)
+    for step in (2, 3, 4):
+        model = folder.checkpoints / f"step-{step:08d}" / "model.safetensors"
+        model.write_bytes(bytes(255 - byte for byte in model.read_bytes()))
+
+    def kept():
+        return sorted(path.name.replace("step-0000000", "") for path in folder.checkpoints.iterdir())
+
+    with pytest.raises(CheckpointError, match="another model"):
+        training("moco").run(folder, resume=True)
+    assert kept() == ["1", "2", "3", "4", "last"], "a refused one changes nothing"
+    training(checkpoint_every=5, keep=2, steps=5).run(folder, resume=True)
+    assert kept() == ["1", "5", "damaged-2", "damaged-3", "damaged-4", "last"]
+    training(checkpoint_every=5, keep=2).run(folder, resume=True)
+    assert kept() == ["5", "6", "damaged-2", "damaged-3", "damaged-4", "last"]
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(folders):
     training().run(folders("whole"))
     folder = folders()
