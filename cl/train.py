@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
+from cl import leak
 from cl.checkpoint import Checkpoint, Rank, newest, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
@@ -139,11 +140,12 @@ class Training:
         interrupted: list[int],
     ) -> dict[str, Any]:
         batches, earlier = _Timed(self.views.iterate(self.place)), notes["seconds"]
+        looked_at = batches if done else leak.told(batches, self.objective, self.engine, report.say)
         last: dict[str, float] = notes.setdefault("last", {})
         notes.setdefault("overflows", 0)
         for index in range(done, self.steps):
             clock = time.monotonic()
-            applied, measured, overflows = self.step(Step(index, self.steps), batches, folder)
+            applied, measured, overflows = self.step(Step(index, self.steps), looked_at, folder)
             notes["training_seconds"] += time.monotonic() - clock
             notes["waiting_seconds"] += batches.taken()
             if overflows:
