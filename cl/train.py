@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
-from cl import rollbacks
+from cl import leak, rollbacks
 from cl.checkpoint import Checkpoint, Rank, newest_for_all, set_aside, write
 from cl.components import Place, PostStepHook, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
@@ -145,12 +145,13 @@ class Training:
         interrupted: list[int],
     ) -> dict[str, Any]:
         batches, earlier = _Timed(self.views.iterate(self.place)), notes["seconds"]
+        looked_at = batches if done else leak.told(batches, self.objective, self.engine, report.say)
         last: dict[str, float] = notes.setdefault("last", {})
         notes.setdefault("overflows", 0)
         for index in range(done, self.steps):
             clock = time.monotonic()
             step = Step(index, self.steps, rollbacks.rate(undone, index))
-            applied, measured, overflows = self.step(step, batches, folder)
+            applied, measured, overflows = self.step(step, looked_at, folder)
             notes["training_seconds"] += time.monotonic() - clock
             notes["waiting_seconds"] += batches.taken()
             if overflows:
