@@ -169,7 +169,8 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
                     )
                     axis.plot(steps, values, color=colour, label=label, linewidth=2.0 if name == twin else 1.2)
         column[0].set_title(twin)
-        column[0].legend(fontsize=6, loc="upper right")
+        if column[0].get_legend_handles_labels()[0]:
+            column[0].legend(fontsize=6, loc="upper right")
         column[-1].set_xlabel("step")
     for axis, what in zip(axes[:, 0], shown, strict=True):
         axis.set_ylabel(what.replace("_", " "))
