@@ -22,8 +22,11 @@ FOLDER = results.ROOT / "gin" / "collapse"
 ROWS = results.ROOT / "docs" / "collapse.jsonl"
 PAGE = results.ROOT / "docs" / "collapse.md"
 FIGURE = results.ROOT / "docs" / "collapse.png"
+POINT_FIGURE = results.ROOT / "docs" / "collapse_byol.png"
 CURVES = ("loss", "feature_std", "effective_rank", "spectrum_tail", "alignment", "uniformity", "collapsed", "knn")
 """What is kept of a run's metrics, step by step."""
+POINT = ("loss", "feature_std", "effective_rank", "knn")
+"""What shows that a collapsed loss looks better than a healthy one."""
 SHARE = 0.35
 """Of a recipe's steps: about a minute on two cores."""
 MEASUREMENTS = 60
@@ -145,40 +148,51 @@ def _title(name: str) -> str:
     return (results.ROOT / "gin" / f"{name}.gin").read_text().splitlines()[0].removeprefix("# ")
 
 
-def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Curves over steps, a row a measurement and a column a healthy twin with its ablations; seeds of one colour."""
+def draw(found: Sequence[Mapping[str, Any]], every: Path, point: Path) -> None:
+    """All curves, a column a healthy twin with its ablations; and of BYOL's what makes the point, for the README."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    families: dict[str, list[str]] = {}
+    for name, twin in ablations().items():
+        families.setdefault(twin, [twin]).append(name)
     shown = [name for name in CURVES if name != "collapsed"]
-    twins = ablations()
-    columns = list(dict.fromkeys(twins.values()))
-    figure, axes = pyplot.subplots(
-        len(shown), len(columns), figsize=(3.4 * len(columns), 2.0 * len(shown)), sharex="col", squeeze=False
-    )
-    for column, twin in zip(axes.T, columns, strict=True):
-        names = [twin, *(each for each, its in twins.items() if its == twin)]
-        for name, colour in zip(names, ["black", *(f"C{n}" for n in range(len(names) - 1))], strict=True):
-            for row in (row for row in found if row["recipe"] == name):
-                for axis, what in zip(column, shown, strict=True):
-                    steps, values = zip(*row["curves"].get(what, [(0, float("nan"))]), strict=True)
-                    label = (
-                        name.removeprefix(f"collapse/{twin}_").removeprefix("collapse/") if row["seed"] == 0 else None
-                    )
-                    axis.plot(steps, values, color=colour, label=label, linewidth=2.0 if name == twin else 1.2)
-        column[0].set_title(twin)
-        if column[0].get_legend_handles_labels()[0]:
-            column[0].legend(fontsize=6, loc="upper right")
+    size = (3.4 * len(families), 2.0 * len(shown))
+    figure, axes = pyplot.subplots(len(shown), len(families), figsize=size, sharex="col", squeeze=False)
+    for column, names in zip(axes.T, families.values(), strict=True):
+        for axis, what in zip(column, shown, strict=True):
+            _curves(axis, found, names, what)
+        column[0].set_title(names[0])
         column[-1].set_xlabel("step")
-    for axis, what in zip(axes[:, 0], shown, strict=True):
-        axis.set_ylabel(what.replace("_", " "))
+        column[-1].legend(fontsize=6)
     for axis in axes[shown.index("spectrum_tail")]:
         axis.set_yscale("symlog", linthresh=1e-6)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)
+    figure.savefig(every, dpi=75)
+
+    figure, axes = pyplot.subplots(1, len(POINT), figsize=(3.4 * len(POINT), 3.2))
+    for axis, what in zip(axes, POINT, strict=True):
+        _curves(axis, found, families["byol"], what)
+        axis.set_xlabel("step")
+        if what in ("loss", "feature_std"):
+            axis.set_yscale("log")
+    axes[-1].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(point, dpi=90)
+    pyplot.close("all")
+
+
+def _curves(axis: Any, found: Sequence[Mapping[str, Any]], names: Sequence[str], what: str) -> None:
+    """A measurement of a healthy twin, in black, and of its ablations, a colour each; seeds alike."""
+    for number, name in enumerate(names):
+        style = {"color": f"C{number - 1}" if number else "black", "linewidth": 1.2 if number else 2.0}
+        for row in (row for row in found if row["recipe"] == name and what in row["curves"]):
+            steps, values = zip(*row["curves"][what], strict=True)
+            label = name.removeprefix(f"collapse/{names[0]}_").removeprefix("collapse/") if row["seed"] == 0 else None
+            axis.plot(steps, values, label=label, **style)
+    axis.set_ylabel(what.replace("_", " "))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,5 +212,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not known:
                 keep(run(name, seed))
     PAGE.write_text(page(rows()))
-    draw(rows(), FIGURE)
+    draw(rows(), FIGURE, POINT_FIGURE)
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,19 @@ from test_command_line import TINY, arguments
 from cl import launch, rollbacks
 from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
+from cl.views.cached_shards import CachedShards
+from cl.views.digits import Digits
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once():
+    """The training pictures, for all runs of this file."""
+    load = CachedShards.load
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(lambda name, split: load(Digits(split)))
+        patch.setattr(CachedShards, "load", lambda self: once(self.name, self.split))
+        yield
+
 
 RUN = [*TINY, "cl.train.steps = 10", "cl.train.checkpoint_every = 2", "cl.train.keep = 9", "cl.train.log_every = 1"]
 

@@ -27,8 +27,8 @@ class CollapseMonitor:
 
     Only such numbers can tell for methods whose loss looks good when everything has become one point (BYOL). A
     complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. The rank is taken
-    without centring. The thresholds were set on runs of two seeds of `gin/collapse` and their healthy twins, and held
-    on others: `docs/collapse.md`.
+    without centring; of no more than d / 2 rows there is no tail, so its threshold is to be asked for, as that of the
+    uniformity, which the std's implies. When the default thresholds speak, and of what: `docs/collapse.md`.
 
     Args:
         every: steps between measurements.

@@ -1,0 +1,53 @@
+"""The laboratory's bookkeeping, and what was seen in it."""
+
+import pytest
+
+from cl import collapse_lab as lab
+from cl import results
+
+ROWS = lab.rows()
+
+
+def row(recipe, knn=0.9, seed=0, seen=()):
+    names = [name for name in lab.CURVES if name not in ("collapsed", "knn")]
+    curves = {name: [[1, 0.5], [9, 0.25]] for name in names}
+    curves |= {"collapsed": [[step, float(step in seen)] for step in (1, 5, 9)], "knn": [[0, 0.14], [10, knn]]}
+    return {"recipe": recipe, "seed": seed, "steps": 10, "knn": knn, "knn_random_init": 0.14, "curves": curves}
+
+
+def test_every_ablation_is_a_few_lines_over_a_recipe():
+    twins = lab.ablations()
+    assert twins["collapse/byol_no_norm_no_predictor"] == "byol" and len(twins) >= 10
+    for name, twin in twins.items():
+        lines = (results.ROOT / "gin" / f"{name}.gin").read_text().splitlines()
+        assert 1 <= sum(not line.startswith(("#", "include")) for line in lines if line) <= 6, name
+        assert results.fingerprint(name) != results.fingerprint(twin)
+
+
+@pytest.mark.parametrize(("knn", "expected"), [(0.139, True), (0.14, True), (0.141, False)])
+def test_collapsed_is_not_above_the_random_start(knn, expected):
+    assert lab.collapsed(row("byol", knn)) == expected
+
+
+def test_noticed_is_the_first_step_of_which_it_is_said():
+    assert lab.noticed(row("byol")) is None
+    assert lab.noticed(row("byol", seen=(5, 9))) == 5
+
+
+def test_the_page_has_ablations_below_their_twin_and_seeds_side_by_side():
+    found = [row("collapse/byol_no_norm", 0.1, seen=(9,)), row("byol"), row("byol", seed=1)]
+    lines = [line for line in lab.page(found).splitlines() if line.startswith("| [")]
+    assert [line.split("]")[0] for line in lines] == ["| [byol", "| [byol", "| [byol_no_norm"]
+    assert lines[2].endswith("| **yes** | step 9 of 10 |") and lines[0].endswith("| no | - |")
+
+
+def test_the_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    pictures = tmp_path / "all.png", tmp_path / "byol.png"
+    lab.draw([row("collapse/byol_no_norm"), row("byol")], *pictures)
+    assert all(picture.read_bytes()[1:4] == b"PNG" for picture in pictures)
+
+
+def test_the_page_in_docs_is_of_the_rows_in_docs():
+    assert lab.PAGE.read_text() == lab.page(ROWS), "run python tools/collapse_lab.py --draw"
+    assert {each["recipe"] for each in ROWS} >= {*lab.ablations(), *lab.ablations().values()}
