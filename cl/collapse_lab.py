@@ -132,15 +132,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         f"[{row['recipe'].removeprefix('collapse/')}](../gin/{row['recipe']}.gin)",
         f"{row['seed']}",
-        f"{last['loss']:.3f}",
-        f"{last['feature_std']:.4f}",
+        f"{last['loss']:.3g}",
+        f"{last['feature_std']:.2g}",
         f"{last['effective_rank']:.1f}",
-        f"{last['spectrum_tail']:.1e}",
+        f"{last['spectrum_tail']:.1g}",
         f"{last['uniformity']:.2f}",
         f"{row['knn']:.3f}",
         f"{row['knn_random_init']:.3f}",
         "**yes**" if collapsed(row) else "no",
-        "-" if seen is None else f"step {seen} of {row['steps']}",
+        "-" if seen is None else f"step {seen} of {row['steps']:.0f}",
     ]
 
 
