@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
                 training.run(folder, resume)
                 return
             except RollBack as error:
-                collapsed = error
+                collapsed = error.with_traceback(None)  # which holds the training
             on_first(partial(rollbacks.go_back, folder, collapsed))
             del training  # its memory is the next one's
             training, resume = _built(config), True

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,26 @@ def test_a_batch_that_overflows_on_one_rank_is_left_out_by_all(stage, tmp_path):
     assert finished("torchrun", out, arguments) == {0: 0, 1: 0}
     assert json.loads((out / "summary.json").read_text())["overflows"] == 1 and sorted(losses(out)) == [1, 2, 3, 4]
     assert said(out).count("step 3: batches left out, of gradients not finite: 1") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_all_processes_go_back_from_a_collapse(stage, tmp_path):
+    out, again = tmp_path / "run", tmp_path / "again"
+    small = {"cl__train__steps": 10, "cl__train__checkpoint_every": 2, "cl__train__keep": 9}
+    arguments = [*words(stage, **small), "--import", "collapsing", "--param", "cl.train.hooks = [@Collapsing()]"]
+    assert finished("torchrun", out, arguments) == {0: 0, 1: 0}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["rate"] for line in lines if "rate" in line] == [1.0] * 4 + [0.5] * 6
+    assert said(out).count("rolled back: It all fell together.") == 1
+
+    # As new processes do that go on from there.
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "checkpoints" / "step-00000010")
+    (again / "checkpoints" / "last").write_text("step-00000004")
+    assert finished("torchrun", again, [*arguments, "--resume"]) == {0: 0, 1: 0}
+    end = Path("checkpoints") / "step-00000010" / "model.safetensors"
+    assert (out / end).read_bytes() == (again / end).read_bytes()
 
 
 @pytest.mark.slow
