@@ -166,7 +166,8 @@ def draw(found: Sequence[Mapping[str, Any]], every: Path, point: Path) -> None:
             _curves(axis, found, names, what)
         column[0].set_title(names[0])
         column[-1].set_xlabel("step")
-        column[-1].legend(fontsize=6)
+        if column[-1].lines:
+            column[-1].legend(fontsize=6)
     for axis in axes[shown.index("spectrum_tail")]:
         axis.set_yscale("symlog", linthresh=1e-6)
     figure.tight_layout()

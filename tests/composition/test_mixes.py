@@ -100,7 +100,6 @@ def test_a_mix_that_crashes_or_trains_on_nothing_is_a_fault(loss, fault):
 
 
 def test_a_parameter_that_nobody_gave_a_value_is_named():
-    @gin.register("Unheard", module="tests")
     class Unheard(nn.Module):
         provides = needs = frozenset()
         spreads = True
@@ -111,6 +110,8 @@ def test_a_parameter_that_nobody_gave_a_value_is_named():
         def forward(self, contrast: Contrast):
             return contrast.q.sum()
 
+    with gin.unlock_config():  # another test may have built something
+        gin.register("Unheard", module="tests")(Unheard)
     try:
         with pytest.raises(ValueError, match=r"Unheard\.strangeness has no default: give it values"):
             choices(Loss, {})
