@@ -56,10 +56,11 @@ class Checkpoint:
     ranks: Sequence[Rank]
 
 
-def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -> Path:
     """Writes a checkpoint below `folder`, points `last` at it and keeps the newest `keep` up to it (0: all).
 
-    Later ones are left alone: somebody made `last` name an earlier step, and may want them back.
+    Beside them it keeps the newest that is at least `reach` steps older, for who goes back as far. Later ones are left
+    alone: somebody made `last` name an earlier step, and may want them back.
 
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
@@ -99,8 +100,10 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
         ) from error
     until_now = [path for path in _saved(folder) if _step(path) <= checkpoint.step]
+    spared = next((path for path in until_now if _step(path) <= max(checkpoint.step - reach, 0)), None)
     for old in until_now[keep:] if keep else ():
-        shutil.rmtree(old)
+        if old != spared:
+            shutil.rmtree(old)
     return final
 
 
@@ -169,20 +172,33 @@ def _sees(path: Path, about: dict[str, Any]) -> bool:
         return False
 
 
-def point_at_newest(folder: Path, until: int) -> int | None:
-    """Makes `last` name the newest checkpoint of at most `until` steps, and says its steps; None: there is none.
+def go_back(folder: Path, until: int) -> int | None:
+    """Makes `last` name the newest whole checkpoint of at most `until` steps, and removes the later ones.
+
+    Returns:
+        Its steps; None: there is none, and nothing was changed.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    path = next((path for path in _saved(folder) if _step(path) <= until), None)
-    if path is None:
+    found = next((path for path in _saved(folder) if _step(path) <= until and _is_whole(path)), None)
+    if found is None:
         return None
     try:
-        replace_file(folder / "last", path.name.encode())
+        replace_file(folder / "last", found.name.encode())
+        for path in _saved(folder):
+            if _step(path) > _step(found):
+                shutil.rmtree(path)
     except OSError as error:
-        raise CheckpointError(f"{folder / 'last'} could not be written: {error.strerror}. Free space.") from error
-    return int(_step(path))
+        raise CheckpointError(f"{folder} could not be changed to go back: {error.strerror}. Free space.") from error
+    return int(_step(found))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(_verified(path))
+    except CheckpointError:
+        return False
 
 
 def _candidates(folder: Path) -> list[Path]:

@@ -36,7 +36,8 @@ HEAD = """# The laboratory of collapse
 Every file of gin/collapse takes from a recipe what keeps it from collapsing, or puts something else there, and is run
 beside the recipe itself: {share:.0%} of its steps on the built-in digits. *Collapsed* is judged by what the monitor
 never sees: kNN on held-out digits, from the trunk's features, is not above that of the random start. *Noticed* is the
-step from which `CollapseMonitor` says so. Written by `python tools/collapse_lab.py` from docs/collapse.jsonl.
+step from which `CollapseMonitor`, measuring {measurements} times in a run, says so. Written by
+`python tools/collapse_lab.py` from docs/collapse.jsonl.
 
 ![loss, feature std, effective rank, spectrum tail, alignment, uniformity and kNN over steps](collapse.png)
 
@@ -116,7 +117,11 @@ def noticed(row: Mapping[str, Any]) -> int | None:
 def page(found: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a table of all runs, ablations below their twins."""
     columns = "run | seed | loss | feature std | effective rank | tail | uniformity | kNN | random start"
-    lines = [HEAD.format(share=SHARE), f"| {columns} | collapsed | noticed |", "|---" * 11 + "|"]
+    lines = [
+        HEAD.format(share=SHARE, measurements=MEASUREMENTS),
+        f"| {columns} | collapsed | noticed |",
+        "|---" * 11 + "|",
+    ]
     twins = ablations()
     for twin in dict.fromkeys(twins.values()):
         for name in (twin, *(each for each, its in twins.items() if its == twin)):

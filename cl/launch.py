@@ -1,6 +1,7 @@
 """The command line: arguments to exit code."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -122,7 +123,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
             except RollBack as error:
                 collapsed = error.with_traceback(None)  # which holds the training
             on_first(partial(rollbacks.go_back, folder, collapsed))
-            del training  # its memory is the next one's
+            del training  # its memory is the next one's; engines have cycles
+            gc.collect()
             training, resume = _built(config), True
 
 

@@ -26,15 +26,15 @@ MOVED = 1e-5
 
 def told(batches: Iterator[Views], objective: Objective, run: Run, say: Callable[[str], None]) -> Iterator[Views]:
     """The batches. What `leaks` finds in the first is said before it is handed on: a call of all ranks."""
-    first = next(batches)
+    first = [next(batches)]
     parts = "@SplitBatchNorm for every norm" if world_size() == 1 else "DeepSpeedEngine.sync_batch_norm = False"
-    for name in leaks(objective, first, run):
+    for name in leaks(objective, first[0], run):
         say(
             f"term {name!r}: a query and its own key share batch statistics that other keys do not, which may give the "
             "key away (MoCo, section 3.3). Short runs learn all the same. For long ones bind Momentum.shuffle_keys = "
             f"True and {parts}, or norms without batch statistics, such as @GroupNorm."
         )
-    yield first
+    yield first.pop()  # not to be kept
     yield from batches
 
 

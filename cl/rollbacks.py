@@ -60,11 +60,11 @@ def go_back(folder: RunFolder, error: RollBack) -> None:
     before = read(folder)
     if len(before) >= error.most:
         raise NumericError(f"{error.what} It was rolled back {len(before)} times before: this run ends.")
-    step = checkpoint.point_at_newest(folder.checkpoints, error.healthy)
+    step = checkpoint.go_back(folder.checkpoints, error.healthy)
     if step is None:
         raise NumericError(
-            f"{error.what} There is no checkpoint of step {error.healthy}, the last at which nothing was wrong, or "
-            "before: this run ends. Start anew with a lower rate, or a smaller cl.train.checkpoint_every."
+            f"{error.what} There is no whole checkpoint of step {error.healthy}, the last at which nothing was wrong, "
+            "or before: this run ends. Start anew, with a lower rate."
         )
     every = [*before, Rollback(step, error.rate, error.what)]
     folder.write_json(FILE, {"rollbacks": [asdict(each) for each in every]})

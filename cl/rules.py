@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl.components import Capability, OfWidth, RollsBack
+from cl.components import Capability, OfWidth
 from cl.distributed import rank
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.engines.pieces import smallest_piece
@@ -251,19 +251,6 @@ def _queue(training: Training) -> Iterator[str]:
             )
 
 
-def _reach(training: Training) -> Iterator[str]:
-    """What rolls back has a checkpoint to go back to."""
-    every, keep = training.checkpoint_every, training.keep
-    for hook in training.hooks:
-        reach = hook.reach if isinstance(hook, RollsBack) else 0
-        if reach and (not every or (keep and (keep - 1) * every < reach)):
-            who = type(hook).__name__
-            yield (
-                f"{who} may roll back {reach} steps, and of {keep} checkpoints kept, one every {every} steps, none may "
-                f"be as old (0: only at the end). Bind cl.train.checkpoint_every = {reach}, or {who}.then = 'stop'."
-            )
-
-
 def _contrasts(training: Training) -> Iterator[str]:
     """Providers and losses take what they will be given, as far as a few made-up samples show."""
     several = bool(training.views.provides & SEVERAL)
@@ -354,7 +341,6 @@ RULES = (
     _pieces,
     _widths,
     _queue,
-    _reach,
     _contrasts,
 )
 """In order: the first refusal is the one that is reported."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from cl import leak, rollbacks
 from cl.checkpoint import Checkpoint, Rank, newest_for_all, set_aside, write
-from cl.components import Place, PostStepHook, Step, ViewSource
+from cl.components import Place, PostStepHook, RollsBack, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
-from cl.errors import CheckpointError, NumericError, Overflow, Preempted
+from cl.errors import CheckpointError, NumericError, Overflow, Preempted, RollBack
 from cl.evaluation.evaluation import Evaluation, Split
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
@@ -114,25 +114,40 @@ class Training:
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
+        before = world_size() if checkpoint is None else len(checkpoint.ranks)
+        del checkpoint  # as large as the model and its optimizer
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
             on_first(lambda: set_aside(damaged))
         undone = on_first(lambda: rollbacks.read(folder))
         with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
-            lines += [f"rolled back: {each.why} The rate is {each.rate:g} of what it was." for each in undone[-1:]]
+            if undone and undone[-1].step == done:
+                lines.append(
+                    f"rolled back: {undone[-1].why} The rate is {rollbacks.rate(undone, done):g} of the first."
+                )
             for line in lines:
                 report.say(line)
-            if checkpoint is not None and len(checkpoint.ranks) != world_size():
+            if before != world_size():
                 report.say(
-                    f"step {done} was reached by {len(checkpoint.ranks)} processes and goes on with {world_size()}: "
+                    f"step {done} was reached by {before} processes and goes on with {world_size()}: "
                     "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
                 )
             if not notes:
                 notes = {"seconds": 0.0, "training_seconds": 0.0, "waiting_seconds": 0.0, "before": self._before()}
             for name, value in notes["before"].items():
                 report.say(f"before the first step, on test: {name} {value:.3f}")
-            summary = self._loop(folder, report, done, notes, undone, started, interrupted)
-        return summary
+            if self._reach() and not done:  # what collapses at the start goes back there
+                self._save(folder, 0, notes)
+            try:
+                return self._loop(folder, report, done, notes, undone, started, interrupted)
+            except RollBack:
+                if stopped := largest_over_ranks(interrupted[0] if interrupted else 0):
+                    raise _preempted(stopped, "before it went back from a collapse", folder) from None
+                raise
+
+    def _reach(self) -> int:
+        """Steps that a hook may go back."""
+        return max((hook.reach for hook in self.hooks if isinstance(hook, RollsBack)), default=0)
 
     def _loop(
         self,
@@ -174,10 +189,7 @@ class Training:
             if due or stopped or index + 1 == self.steps:
                 self._save(folder, index + 1, notes)
             if stopped and index + 1 < self.steps:
-                raise Preempted(
-                    f"Stopped by {signal.Signals(stopped).name} after step {index + 1}, with a checkpoint. "
-                    f"Continue with --out {folder.path} --resume."
-                )
+                raise _preempted(stopped, f"after step {index + 1}, with a checkpoint", folder)
         test = self.evaluate("test")
         notes["seconds"] = earlier + time.monotonic() - started
         tested = {f"test_{name}": value for name, value in test.items()}
@@ -260,7 +272,7 @@ class Training:
             tensors["|cuda_rng"] = torch.cuda.get_rng_state(self.place.device)
         ranks = gather_objects(Rank(own, tensors))
         checkpoint = Checkpoint(step, self.engine.weights(), self.engine.state_dict(), notes, ranks)
-        on_first(lambda: write(folder.checkpoints, checkpoint, self.keep))
+        on_first(lambda: write(folder.checkpoints, checkpoint, self.keep, self._reach()))
 
     def _own_buffers(self) -> dict[str, Tensor]:
         """Buffers that are not rank 0's, such as statistics of batches that are not shared."""
@@ -350,6 +362,10 @@ def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float
     terms = {f"loss/{name}": loss for name, loss in output.losses.items()} if len(output.losses) > 1 else {}
     losses = {name: mean_over_ranks(loss) for name, loss in {"loss": output.loss, **terms}.items()}
     return {name: float(value) for name, value in {**losses, **measured}.items()}
+
+
+def _preempted(number: int, when: str, folder: RunFolder) -> Preempted:
+    return Preempted(f"Stopped by {signal.Signals(number).name} {when}. Continue with --out {folder.path} --resume.")
 
 
 @contextmanager

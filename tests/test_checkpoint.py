@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, Rank, newest_for_all, read, read_last, set_aside, write
+from cl.checkpoint import Checkpoint, Rank, go_back, newest_for_all, read, read_last, set_aside, write
 from cl.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
@@ -64,7 +64,26 @@ def test_reads_what_was_written(folder):
     assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
 
 
-def test_the_newest_are_kept_and_last_points_at_the_newest_for_all(folder):
+@pytest.mark.parametrize(
+    ("reach", "expected"), [(0, [140, 160]), (25, [120, 140, 160]), (40, [120, 140, 160]), (100, [0, 140, 160])]
+)
+def test_one_is_kept_for_who_goes_back_as_far(folder, reach, expected):
+    for step in (0, 100, 120, 140, 160):
+        write(folder, checkpoint(step), keep=2, reach=reach)
+    found = sorted(int(path.name[-8:]) for path in folder.glob("step-*"))
+    assert found == expected
+
+
+def test_going_back_takes_the_newest_whole_one_and_removes_what_came_later(folder):
+    for step in (1, 2, 3, 4):
+        write(folder, checkpoint(step), keep=0)
+    (folder / "step-00000003" / "model.safetensors").write_bytes(b"damaged")
+    assert go_back(folder, 0) is None and len(list(folder.glob("step-*"))) == 4
+    assert go_back(folder, 3) == 2
+    assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["1", "2"] and read_last(folder).step == 2
+
+
+def test_the_newest_are_kept_and_last_points_at_the_newest(folder):
     for step in (9, 10, 11, 120):
         write(folder, checkpoint(step), keep=2)
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000011", "step-00000120"]

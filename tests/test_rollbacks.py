@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from test_command_line import TINY, arguments
 
 from cl import launch, rollbacks
+from cl.errors import NumericError, RollBack
 from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
 from cl.views.cached_shards import CachedShards
@@ -46,7 +48,7 @@ def metrics(folder):
 def test_it_goes_on_from_the_newest_healthy_checkpoint_at_a_lower_rate(tmp_path, capsys):
     run, halved = tmp_path / "run", tmp_path / "halved"
     assert train(run) == 0
-    assert "rolled back: It all fell together. The rate is 0.5 of what it was." in capsys.readouterr().out
+    assert "rolled back: It all fell together. The rate is 0.5 of the first." in capsys.readouterr().out
     (only,) = rollbacks.read(RunFolder(run, resume=True))
     assert only == Rollback(4, 0.5, "It all fell together.")
     lines = metrics(run)
@@ -73,20 +75,52 @@ def test_a_resumed_run_keeps_to_the_lower_rate(tmp_path):
     assert checkpoint(run, 10) == after
 
 
-@pytest.mark.parametrize(
-    "params, said",
-    [
-        (
-            ["Collapsing.healthy = 1"],
-            "There is no checkpoint of step 1, the last at which nothing was wrong, or before",
-        ),
-        (["Collapsing.fine = 0.1", "Collapsing.rollbacks = 2"], "It was rolled back 2 times before: this run ends"),
-    ],
-)
-def test_where_there_is_no_going_back_the_run_ends_with_4(tmp_path, capsys, params, said):
-    assert train(tmp_path / "run", *params) == 4
+def test_one_that_collapsed_too_often_ends_with_4(tmp_path, capsys):
+    assert train(tmp_path / "run", "Collapsing.fine = 0.1", "Collapsing.rollbacks = 2") == 4
     error = capsys.readouterr().err
-    assert said in error and "Traceback" not in error
+    assert "It was rolled back 2 times before: this run ends" in error and "Traceback" not in error
+
+
+def test_a_collapse_at_the_start_goes_back_there_and_one_without_a_checkpoint_ends_with_4(tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "Collapsing.healthy = 0") == 0
+    assert [line["rate"] for line in metrics(run) if "rate" in line] == [0.5] * 10
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(NumericError, match="There is no whole checkpoint of step 0"):
+        rollbacks.go_back(RunFolder(run, resume=True), RollBack("It fell.", 0, 0.5, 3))
+
+
+def test_what_is_undone_is_gone_with_its_checkpoints(tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "cl.train.steps = 7", collapsing=False) == 0  # preempted, say, in the middle of the collapse
+    state = run / "checkpoints" / "step-00000007"
+    assert state.exists()
+    assert train(run, "cl.train.hooks = [@CollapseMonitor()]", collapsing=False, resume=True) == 0
+    rollbacks.go_back(RunFolder(run, resume=True), RollBack("It fell.", 5, 0.5, 3))
+    assert sorted(path.name[-1] for path in (run / "checkpoints").glob("step-*")) == ["2", "4"]
+
+
+def test_a_signal_in_the_step_that_would_go_back_stops_the_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(run, "Collapsing.stopped = True") == 143
+    assert "Stopped by SIGTERM before it went back from a collapse" in capsys.readouterr().err
+    assert train(run, resume=True) == 0
+    assert len(rollbacks.read(RunFolder(run, resume=True))) == 1
+
+
+def test_the_training_that_collapsed_is_not_kept(tmp_path, monkeypatch):
+    made, alive = [], []
+
+    def built(config, build=launch._built):
+        alive.append([each() is not None for each in made])
+        training = build(config)
+        made.append(weakref.ref(training.objective))
+        return training
+
+    monkeypatch.setattr(launch, "_built", built)
+    assert train(tmp_path / "run") == 0
+    assert alive == [[], [False]]
 
 
 def test_rates_multiply(tmp_path):

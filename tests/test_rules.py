@@ -262,10 +262,6 @@ HEALTHY |= {
 }
 
 REFUSED |= {
-    "rolling back to what was never saved": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor(then="roll back")]),
-        r"may roll back 100 steps.*cl\.train\.checkpoint_every = 100.*CollapseMonitor\.then = 'stop'",
-    ),
     "neighbours of trained keys": (
         lambda: training(siamese(tower()), info_nce(Neighbours(8, 4)), [FILL]),
         r"Neighbours needs 'keys without gradient'",

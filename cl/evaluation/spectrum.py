@@ -46,13 +46,13 @@ def effective_rank(rows: Float[Tensor, "m d"], centred: bool = True) -> Float[Te
 
 @torch.no_grad()
 def spectrum_tail(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-    """Share of the rows' variance in the weaker half of d directions; in [0, 1/2].
+    """Share of the rows' variance in the weaker half of d directions, rounded down; in [0, 1/2].
 
     Near 0 embeddings fill a part of their space only, as in the dimensional collapse of Jing et al. 2022
-    (arXiv:2110.09348), figure 2, of which it is one number. Fewer than d / 2 + 1 rows give 0.
+    (arXiv:2110.09348), figure 2, of which it is one number. No more than d / 2 + 1 rows give 0.
     """
     variances = _singular_values(rows, centred=True).square()
-    weaker = variances.sort(descending=True).values[rows.shape[1] // 2 :]
+    weaker = variances.sort(descending=True).values[(rows.shape[1] + 1) // 2 :]
     return (weaker.sum() / variances.sum().clamp_min(torch.finfo(variances.dtype).tiny)).float()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cl.components import Capability, Step
-from cl.distributed import gather, mean_over_ranks
+from cl.distributed import gather, mean_over_ranks, of_first
 from cl.errors import NumericError, RollBack
 from cl.evaluation.spectrum import alignment, effective_rank, feature_std, spectrum_tail, uniformity
 from cl.objective import Objective
@@ -38,7 +38,7 @@ class CollapseMonitor:
         max_uniformity: ... or the uniformity is above this (0 is a point) ...
         patience: ... for this many measurements in a row.
         then: "warn" says so once, "stop" ends the run with exit code 4, "roll back" goes on from the newest checkpoint
-            of a time when nothing was wrong, at a lower rate.
+            of a time when nothing was wrong, at a lower rate; one is written before the first step.
         rate: factor on the learning rate after rolling back.
         rollbacks: how many there may be before the run ends with exit code 4.
     """
@@ -75,7 +75,7 @@ class CollapseMonitor:
 
     @property
     def reach(self) -> int:
-        """Steps that rolling back may undo before it is known that something is wrong; 0 where it does not."""
+        """Steps that may have been made since the last at which nothing was wrong; 0 where it does not roll back."""
         return self.patience * self.every if self.then == "roll back" else 0
 
     @torch.no_grad()
@@ -95,15 +95,16 @@ class CollapseMonitor:
             "effective_rank": effective_rank(q, centred=False),
             "spectrum_tail": spectrum_tail(q),
             "uniformity": uniformity(q[:PAIRS_OF]),
-            **_alignment(embeddings),
         }
+        # Ranks of unlike machines round otherwise, and all are to come to one conclusion.
+        figures = dict(zip(figures, of_first(torch.stack(list(figures.values()))), strict=True))
         wrong = self._wrong({name: float(value) for name, value in figures.items()}, q.shape[1])
         self.in_a_row = self.in_a_row + 1 if wrong else 0
         if not wrong:
-            self.healthy = step.index + 1
-        if self.in_a_row == self.patience:
+            self.healthy = step.index  # the step's embeddings are of the weights before it
+        if self.in_a_row == self.patience or (self.in_a_row > self.patience and self.then != "warn"):
             self._act(f"The embeddings collapsed at step {step.index + 1}: {wrong}, {self.patience} times in a row.")
-        return {**figures, "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
+        return {**figures, **_alignment(embeddings), "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
 
     def _wrong(self, figures: dict[str, float], d: int) -> str:
         """What lies beyond its threshold, and by how much; empty where nothing does. What is not finite lies beyond."""
@@ -130,12 +131,12 @@ class CollapseMonitor:
             raise RollBack(what, self.healthy, self.rate, self.rollbacks)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many measurements in a row looked collapsed, and how many steps were made at the last that did not."""
+        """How many measurements in a row looked collapsed, and the steps made before the last that did not."""
         return {"in_a_row": self.in_a_row, "healthy": self.healthy}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the count."""
-        self.in_a_row, self.healthy = state["in_a_row"], state["healthy"]
+        self.in_a_row, self.healthy = state["in_a_row"], state.get("healthy", 0)  # not in the earliest
 
 
 def _alignment(embeddings: Embeddings) -> dict[str, Tensor]:

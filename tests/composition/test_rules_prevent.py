@@ -16,11 +16,10 @@ from cl.encoders.predict import Predict
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
 from cl.engines.local import LocalEngine
-from cl.errors import ConfigError, DataError, NumericError, RollBack
+from cl.errors import ConfigError, DataError
 from cl.evaluation.knn import KNN
 from cl.evaluation.spectrum import feature_std
 from cl.hooks.enqueue import Enqueue
-from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
@@ -33,7 +32,6 @@ from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
-from cl.rollbacks import go_back
 from cl.rules import RULES, collapse
 from cl.run_folder import RunFolder
 from cl.train import Training
@@ -170,15 +168,6 @@ def test_queue_keys_would_be_lost_before_they_were_met(tmp_path):
     )
     trained(training, tmp_path, steps=1)
     assert len(queue.ring.ids[:, 1].unique()) == 6 < training.views.batch
-
-
-def test_reach_there_would_be_nothing_to_go_back_to(tmp_path):
-    hook = CollapseMonitor(every=1, patience=2, min_rank=99.0, then="roll back")
-    training = refuses("reach", built(siamese(tower()), InBatch(True), InfoNCE(0.1), [hook]))
-    with pytest.raises(RollBack) as error:
-        trained(training, tmp_path)
-    with pytest.raises(NumericError, match="There is no checkpoint"):
-        go_back(RunFolder(tmp_path / "run", resume=True), error.value)
 
 
 def test_collapse_nothing_would_keep_rows_apart(tmp_path):

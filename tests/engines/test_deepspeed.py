@@ -199,10 +199,13 @@ def runs(recipe, stage):
 
 def smooth(training):
     """The same with GELU in place of every ReLU."""
+    replaced = 0
     for module in training.objective.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.GELU())
+                replaced += 1
+    assert replaced
     return training
 
 
@@ -385,7 +388,7 @@ def compare(found, wanted, control, recipe, variant, stage):
         assert first[what].keys() == wanted[what].keys()
         name, error = worst(first, wanted, what, variant)
         print(f"{recipe} {variant} {stage} {what}: {error:.2f} of the bound ({name}), reordered {control[what]:.2f}")
-        assert error <= max(1, 4 * control[what]), (what, name)
+        assert control[what] < 100 and error <= max(1, 4 * control[what]), (what, name)
     for other in others:
         for name, value in first["gradients"].items():
             assert torch.equal(value, other["gradients"][name]), name

@@ -68,9 +68,9 @@ def test_rolls_back_to_what_was_healthy_last():
         hook(OBJECTIVE, found, Step(index, 100))
     with pytest.raises(RollBack, match="collapsed at step 7") as error:
         hook(OBJECTIVE, POINT, Step(6, 100))
-    assert (error.value.healthy, error.value.rate, error.value.most, error.value.code) == (3, 0.1, 7, 4)
+    assert (error.value.healthy, error.value.rate, error.value.most, error.value.code) == (2, 0.1, 7, 4)
     again = pickle.loads(pickle.dumps(error.value))  # as processes tell each other
-    assert str(again) == str(error.value) and again.healthy == 3
+    assert str(again) == str(error.value) and again.healthy == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
@@ -115,6 +115,13 @@ def test_the_count_survives_a_restart():
     assert collapsed(hook, [POINT]) == [False]
     again.load_state_dict(hook.state_dict())
     assert collapsed(again, [POINT]) == [True]
+
+
+def test_what_was_only_warned_of_stops_a_run_that_is_resumed_to_stop():
+    hook = CollapseMonitor(every=1, patience=2, then="stop")
+    hook.load_state_dict({"in_a_row": 10})  # as written before there was a healthy step
+    with pytest.raises(NumericError, match="collapsed at step 21"):
+        hook(OBJECTIVE, POINT, Step(20, 100))
 
 
 def test_an_embedding_is_left_as_it_is():
