@@ -9,8 +9,6 @@ from the random start's.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,27 +72,25 @@ def run(recipe: str, seed: int) -> dict[str, Any]:
     steps = round(config.value("steps", 0) * SHARE)
     every = max(steps // MEASUREMENTS, 1)
     values = {
-        "cl.train.seed": seed,
         "cl.train.steps": steps,
         "cl.train.log_every": every,
         "cl.train.evaluate_every": steps // 4,
         "CollapseMonitor.every": every,
     }
-    bound = [word for name, value in values.items() for word in ("--param", f"{name} = {value}")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        words = [sys.executable, results.ROOT / "tools" / "train.py", "--gin", results.ROOT / "gin" / f"{recipe}.gin"]
-        subprocess.run([*words, "--out", out, *bound], check=True)
+        results.train(recipe, seed, out, [f"{name} = {value}" for name, value in values.items()])
         summary = json.loads((out / "summary.json").read_text())
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     curves = {name: [(line["step"], _short(line[name])) for line in lines if name in line] for name in CURVES}
     curves["knn"] = [(0, summary["knn_random_init"]), *curves["knn"], (steps, summary["knn"])]
-    kept = ("steps", "seconds", "loss", "feature_std", "effective_rank", "knn", "knn_random_init", "knn_raw_pixels")
+    kept = ("seconds", "loss", "feature_std", "effective_rank", "knn", "knn_random_init", "knn_raw_pixels")
     return {
         "recipe": recipe,
         "seed": seed,
         "commit": results.commit(),
         "fingerprint": results.fingerprint(recipe),
+        "steps": steps,
         **{name: _short(summary[name]) for name in kept},
         "curves": {name: curve for name, curve in curves.items() if curve},
     }

@@ -101,10 +101,10 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
         params = []
         if recipe in BEGINS:
             macro, before, file = BEGINS[recipe]
-            _train(before, seed, Path(folder) / "before", [])
+            train(before, seed, Path(folder) / "before", [])
             params = [f"{macro} = '{Path(folder) / 'before' / file}'"]
         started = time.monotonic()
-        _train(recipe, seed, Path(folder) / "run", params)
+        train(recipe, seed, Path(folder) / "run", params)
         seconds = round(time.monotonic() - started)
         summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
     return {
@@ -119,7 +119,8 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _train(recipe: str, seed: int, out: Path, params: Sequence[str]) -> None:
+def train(recipe: str, seed: int, out: Path, params: Sequence[str]) -> None:
+    """Trains a recipe by the command line, in a process of its own."""
     command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin", "--out", out]
     bound = [word for param in (f"cl.train.seed = {seed}", *params) for word in ("--param", param)]
     subprocess.run([*command, *bound], check=True)

@@ -1,5 +1,7 @@
 """The laboratory's bookkeeping, and what was seen in it."""
 
+import json
+
 import pytest
 
 from cl import collapse_lab as lab
@@ -32,6 +34,27 @@ def test_collapsed_is_not_above_the_random_start(knn, expected):
 def test_noticed_is_the_first_step_of_which_it_is_said():
     assert lab.noticed(row("byol")) is None
     assert lab.noticed(row("byol", seen=(5, 9))) == 5
+
+
+def test_a_run_is_short_measured_often_and_kept_with_its_curves(tmp_path, monkeypatch):
+    def train(recipe, seed, out, params):
+        assert (recipe, seed) == ("collapse/byol_no_norm", 3)
+        assert "cl.train.steps = 280" in params and "CollapseMonitor.every = 4" in params
+        out.mkdir()
+        lines = [{"step": 1, "loss": 2.0, "feature_std": None, "collapsed": 0.0}, {"step": 70, "knn": 0.123456}]
+        (out / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        names = ("seconds", "loss", "feature_std", "effective_rank", "knn_raw_pixels")
+        summary = dict.fromkeys(names, 2.5) | {"knn": 0.2, "knn_random_init": 0.14}
+        (out / "summary.json").write_text(json.dumps(summary))
+
+    monkeypatch.setattr(results, "train", train)
+    found = lab.run("collapse/byol_no_norm", 3)
+    assert found["curves"]["knn"] == [(0, 0.14), (70, 0.1235), (280, 0.2)] and not lab.collapsed(found)
+    assert found["curves"]["feature_std"] == [(1, None)] and found["fingerprint"]
+    monkeypatch.setattr(lab, "ROWS", tmp_path / "rows.jsonl")
+    for _ in range(2):
+        lab.keep(found)
+    assert [each["seed"] for each in lab.rows()] == [3]
 
 
 def test_the_page_has_ablations_below_their_twin_and_seeds_side_by_side():
