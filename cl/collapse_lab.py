@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what has no valid row, then writes page and figure."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", nargs="+", default=[0], type=int, metavar="SEED")
-    arguments.add_argument("--only", nargs="+", metavar="NAME", help="such as byol or collapse/byol_no_norm")
+    arguments.add_argument(
+        "--only", nargs="+", metavar="NAME", help="such as byol or collapse/byol_no_norm; default all"
+    )
     arguments.add_argument("--draw", action="store_true", help="run nothing")
     chosen = arguments.parse_args(argv)
+    if find_spec("matplotlib") is None:  # before half an hour of runs
+        arguments.error("the pictures need matplotlib: pip install '.[peers]'")
     twins = ablations()
-    names = chosen.only or [*dict.fromkeys(twins.values()), *twins]
+    every = [*dict.fromkeys(twins.values()), *twins]
+    if unknown := set(chosen.only or ()) - set(every):
+        arguments.error(f"--only: there is no {min(unknown)}; there are {', '.join(every)}")
+    names = chosen.only or every
     for seed in chosen.seeds if not chosen.draw else ():
         for name in names:
             now = (name, seed, results.fingerprint(name))

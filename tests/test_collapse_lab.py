@@ -64,6 +64,21 @@ def test_the_page_has_ablations_below_their_twin_and_seeds_side_by_side():
     assert lines[2].endswith("| **yes** | step 9 of 10 |") and lines[0].endswith("| no | - |")
 
 
+@pytest.mark.parametrize(
+    ("words", "installed", "said"),
+    [
+        (["--only", "byol", "bhol"], True, "there is no bhol; there are byol"),
+        ([], False, "need matplotlib: pip install"),
+    ],
+)
+def test_what_cannot_be_run_or_drawn_is_said_before_any_run(words, installed, said, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(lab, "run", lambda name, seed: pytest.fail("it was run"))
+    with pytest.raises(SystemExit) as error:
+        lab.main(words)
+    assert error.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     pictures = tmp_path / "all.png", tmp_path / "byol.png"

@@ -101,6 +101,30 @@ def test_what_is_undone_is_gone_with_its_checkpoints(tmp_path):
     assert sorted(path.name[-1] for path in (run / "checkpoints").glob("step-*")) == ["2", "4"]
 
 
+REAL = [
+    *TINY,
+    "cl.train.steps = 60",
+    "CollapseMonitor.every = 2",
+    "CollapseMonitor.patience = 3",
+    "cl.train.checkpoint_every = 10",
+]
+
+
+@pytest.mark.parametrize(("then", "code"), [("warn", 0), ("stop", 4), ("roll back", 4)])
+def test_what_is_done_about_a_collapse_that_is_one(then, code, tmp_path, capsys, caplog):
+    """BYOL without predictor and norms: it cannot but collapse, at half the rate too."""
+    run = tmp_path / "run"
+    params = [*REAL, f"CollapseMonitor.then = '{then}'", "CollapseMonitor.rollbacks = 1"]
+    assert launch.main(arguments("collapse/byol_no_norm_no_predictor", run, *params)) == code
+    undone = rollbacks.read(RunFolder(run, resume=True))
+    assert len(undone) == (then == "roll back")
+    assert all("The embeddings collapsed at step" in each.why for each in undone)
+    if then == "warn":
+        assert json.loads((run / "summary.json").read_text())["collapsed"] and "The embeddings collapsed" in caplog.text
+    else:
+        assert "NumericError: The embeddings collapsed at step" in capsys.readouterr().err
+
+
 def test_a_signal_in_the_step_that_would_go_back_stops_the_run(tmp_path, capsys):
     run = tmp_path / "run"
     assert train(run, "Collapsing.stopped = True") == 143
