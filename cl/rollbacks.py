@@ -59,7 +59,8 @@ def go_back(folder: RunFolder, error: RollBack) -> None:
     """
     before = read(folder)
     if len(before) >= error.most:
-        raise NumericError(f"{error.what} It was rolled back {len(before)} times before: this run ends.")
+        times = f"{len(before)} time{'s' * (len(before) != 1)}"
+        raise NumericError(f"{error.what} It was rolled back {times} before: this run ends.")
     step = checkpoint.go_back(folder.checkpoints, error.healthy)
     if step is None:
         raise NumericError(
