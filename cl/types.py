@@ -271,9 +271,10 @@ class Contrast:
         sample = torch.arange(len(z0), device=z0.device)
         ids = [torch.stack([sample, sample, torch.full_like(sample, view)], dim=1) for view in (0, 1)]
         if both_ways:
-            return Contrast(q=z0, q_ids=ids[0], pool=z1, pool_ids=ids[1], both_ways=True)
+            return Contrast(q=z0, q_ids=ids[0], pool=z1, pool_ids=ids[1], both_ways=True)._known(_aligned=True)
         rows, row_ids = torch.cat([z0, z1]), torch.cat(ids)
-        return Contrast(q=rows, q_ids=row_ids, pool=rows, pool_ids=row_ids, pool_is_q=True)
+        contrast = Contrast(q=rows, q_ids=row_ids, pool=rows, pool_ids=row_ids, pool_is_q=True)
+        return contrast._known(_grouped=False, _views=2)
 
     @staticmethod
     def of(z: Float[Tensor, "m d"], labels: Int64[Tensor, "m"]) -> "Contrast":
@@ -282,7 +283,12 @@ class Contrast:
             raise ValueError(f"{len(z)} rows, and labels of the shape {tuple(labels.shape)}: one label a row.")
         sample = torch.arange(len(z), device=z.device)
         ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
-        return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)
+        return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)._known(_views=1)
+
+    def _known(self, **found: Any) -> "Contrast":
+        # What these properties would find out from the ids.
+        self.__dict__.update(found)
+        return self
 
     # A pair of equal groups is positive, but for some pairs of one sample: the row itself, and by the rule a stale one.
     # Pairs of one sample are a few.
@@ -301,8 +307,14 @@ class Contrast:
         return Matches(self.q_ids[:, SAMPLE], self._pool_ids[:, SAMPLE])
 
     @cached_property
+    def _grouped(self) -> bool:
+        # Whether there are groups other than samples.
+        each = (self.q_ids,) if self.pool_is_q else (self.q_ids, self._pool_ids)
+        return not all(torch.equal(ids[:, GROUP], ids[:, SAMPLE]) for ids in each)
+
+    @cached_property
     def _equal(self) -> Matches:
-        if all(torch.equal(ids[:, GROUP], ids[:, SAMPLE]) for ids in (self.q_ids, self._pool_ids)):
+        if not self._grouped:
             return self._same
         return Matches(self.q_ids[:, GROUP], self._pool_ids[:, GROUP])
 
@@ -321,9 +333,9 @@ class Contrast:
     @cached_property
     def _views(self) -> int | None:
         # How many views of equal, different samples the rows are, one view after the other, where the pool is the
-        # queries and samples are the groups; else None. Who is whose positive is then arithmetic: row i and i + b.
-        group, sample, view = self.q_ids.unbind(dim=1)
-        if not self.pool_is_q or not len(sample) or not torch.equal(group, sample):
+        # queries; else None. Who is of whose sample is then arithmetic: row i and i + b, apart from itself only.
+        _, sample, view = self.q_ids.unbind(dim=1)
+        if not self.pool_is_q or not len(sample):
             return None
         v = int((sample == sample[0]).sum())
         if len(sample) % v:
@@ -333,6 +345,15 @@ class Contrast:
         regular = (samples == samples[0]).all() & (views == numbers[:, None]).all()
         regular &= (ordered[1:] != ordered[:-1]).all() & ((numbers[:, None] == numbers).sum() == v)
         return v if regular else None
+
+    @cached_property
+    def _aligned(self) -> bool:
+        # Whether row i's one positive is the pool's row i, and none is apart: two views of equal, different samples.
+        if not self.both_ways or self._grouped or not torch.equal(self.q_ids[:, SAMPLE], self._pool_ids[:, SAMPLE]):
+            return False
+        ordered = self.q_ids[:, SAMPLE].sort().values
+        unlike = self.q_ids[:, VIEW] != self._pool_ids[:, VIEW]
+        return bool(unlike.all() & (ordered[1:] != ordered[:-1]).all())
 
     @cached_property
     def _of_sample(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -351,6 +372,9 @@ class Contrast:
         if self._views is not None:
             itself = torch.arange(rows.start, rows.stop, device=self.q_ids.device)
             return itself, itself
+        if self._aligned:
+            none = self.q_ids.new_empty(0)
+            return none, none
         if rows == self._everyone and self._equal is self._same and not self._opposed:
             return self._of_sample[0]
         pairs = self._same.pairs(rows)
@@ -365,7 +389,7 @@ class Contrast:
         """
         count = int(self._equal.count[rows].sum())
         if count * MANY > (rows.stop - rows.start) * len(self._pool_ids):
-            return partial(self._known, rows)
+            return partial(self._mask, rows)
         query, key = pairs = self._equal.pairs(rows)
         if self.stale is not None and self._opposed:
             negative = self.stale[key] & (self.q_ids[query, SAMPLE] == self._pool_ids[key, SAMPLE])
@@ -377,7 +401,7 @@ class Contrast:
         others = _which(apart, self.q_ids[:, GROUP][query] != self._pool_ids[:, GROUP][key])
         return torch.cat([pairs[0], others[0]]), torch.cat([pairs[1], others[1]])
 
-    def _known(self, rows: slice, keys: slice) -> Bool[Tensor, "r c"]:
+    def _mask(self, rows: slice, keys: slice) -> Bool[Tensor, "r c"]:
         group, sample, view = (self.q_ids[rows, None] == self._pool_ids[keys]).unbind(dim=-1)
         if self.stale is None:
             return group | (sample & view)
@@ -399,6 +423,10 @@ class Contrast:
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
         m = len(self.q_ids)
+        if self._aligned:
+            return pool
+        if self._views is not None and self._grouped:
+            return self._equal.sums(pool) - pool
         if self._views is not None:
             turns = [pool.roll(shift * m // self._views, dims=0) for shift in range(1, self._views)]
             return reduce(torch.add, turns) if turns else torch.zeros_like(pool)
@@ -418,8 +446,10 @@ class Contrast:
         own = 0 if self.paired is None else 1
         if self.pool_ids is None or self.only_paired:
             return torch.full_like(self.q_ids[:, GROUP], own)
-        if self._views is not None:
-            return torch.full_like(self.q_ids[:, GROUP], self._views - 1)
+        if self._views is not None and self._grouped:
+            return self._equal.count - 1
+        if self._aligned or self._views is not None:
+            return torch.full_like(self.q_ids[:, GROUP], (self._views or 2) - 1)
         query = self._of_sample[0][0]
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 
@@ -427,11 +457,22 @@ class Contrast:
     def turned(self) -> "Contrast":
         """The pool's rows as the queries and the queries as the pool, where `both_ways` makes them that."""
         assert self.pool is not None, "a contrast that goes both ways has a pool"
-        return Contrast(self.pool, self._pool_ids, pool=self.q, pool_ids=self.q_ids)
+        turned = Contrast(self.pool, self._pool_ids, pool=self.q, pool_ids=self.q_ids)
+        return turned._known(_grouped=self._grouped, _aligned=self._aligned)
+
+    @cached_property
+    def all_contribute(self) -> bool:
+        """Whether every query is known to have a positive without counting any."""
+        if self.paired is not None:
+            return True
+        return self.pool_ids is not None and (self._aligned or ((self._views or 1) > 1 and not self._grouped))
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:
         """Rows of this rank with at least one positive."""
+        if self.all_contribute:
+            every = len(self.q_ids) + (len(self._pool_ids) if self.both_ways else 0)
+            return torch.full((), float(every), device=self.q_ids.device)
         rows = (self.positives > 0).sum()
         if self.both_ways:
             rows = rows + (self.turned.positives > 0).sum()

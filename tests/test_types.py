@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -74,23 +76,57 @@ def test_counts_from_ids_are_sums_of_the_matrices(contrast):
     assert contrast.contributing.item() == contributing
 
 
-@given(st.integers(1, 3), st.lists(HASH, min_size=1, max_size=5, unique=True), st.data())
+SAMPLES = st.lists(st.one_of(HASH, st.integers(0, 3)), min_size=1, max_size=5)
+
+
+@given(st.integers(1, 3), SAMPLES, st.data())
 def test_views_one_after_the_other_are_told_from_ids_that_nearly_come_so(v, samples, data):
-    ids = torch.cat([torch.tensor([(sample, sample, 7 - view) for sample in samples]) for view in range(v)])
-    disturbed = data.draw(st.sampled_from(["no", "order", "view", "sample", "both"]))
-    if disturbed == "order":
-        ids[-len(samples) :] = ids[-len(samples) :].flip(0)
-    elif disturbed != "no":
-        row, other = (data.draw(st.integers(0, len(ids) - 1)) for _ in range(2))
-        columns = {"view": [2], "sample": [0, 1], "both": [0, 1, 2]}[disturbed]
-        ids[row, columns] = ids[other, columns]
+    groups = [sample % 3 for sample in samples] if data.draw(st.booleans()) else samples
+    triples = [(group, sample, 7 - view) for view in range(v) for group, sample in zip(groups, samples, strict=True)]
+    ids = torch.tensor(triples)
+    disturbed = disturb(ids, len(samples), data)
     q = rows(len(ids), 3, len(ids)).double()
     contrast = Contrast(q, ids, pool=q, pool_ids=ids, pool_is_q=True)
+    assert disturbed != "no" or contrast._views == (v if unique(samples) else None)
+    agrees(contrast)
+
+
+@given(SAMPLES, st.data())
+def test_two_views_row_by_row_are_told_from_ids_that_nearly_are(samples, data):
+    ids = torch.cat([torch.tensor([(sample, sample, view) for sample in samples]) for view in (3, 1)])
+    disturbed = disturb(ids, len(samples), data)
+    b = len(samples)
+    q = rows(2 * b, 3, b).double()
+    contrast = Contrast(q[:b], ids[:b], pool=q[b:], pool_ids=ids[b:], both_ways=True)
+    assert disturbed != "no" or contrast._aligned == unique(samples)
+    agrees(contrast)
+    agrees(contrast.turned)
+
+
+def unique(samples):
+    return len(set(samples)) == len(samples)
+
+
+def disturb(ids, b, data):
+    """Changes an id or two, or nothing; returns what."""
+    disturbed = data.draw(st.sampled_from(["no", "order", "group", "view", "sample", "both"]))
+    if disturbed == "order":
+        ids[-b:] = ids[-b:].flip(0)
+    elif disturbed != "no":
+        row, other = (data.draw(st.integers(0, len(ids) - 1)) for _ in range(2))
+        columns = {"group": [0], "view": [2], "sample": [0, 1], "both": [0, 1, 2]}[disturbed]
+        ids[row, columns] = ids[other, columns]
+    return disturbed
+
+
+def agrees(contrast):
+    """Holds what a contrast finds out from its ids against the definition."""
     met, positive = matrices(contrast)
-    assert disturbed != "no" or contrast._views == v
-    assert sorted(listed(contrast.apart(slice(0, len(q))), contrast)) == [tuple(x) for x in (~met).nonzero().tolist()]
+    pairs = listed(contrast.apart(slice(0, len(contrast.q))), contrast)
+    assert sorted(pairs) == [tuple(pair) for pair in (~met).nonzero().tolist()]
     assert contrast.positives.tolist() == positive.sum(dim=1).tolist()
-    torch.testing.assert_close(contrast.attraction(q), positive.double() @ q)
+    assert not contrast.all_contribute or positive.any(dim=1).all()
+    torch.testing.assert_close(contrast.attraction(contrast.pool), positive.to(contrast.pool.dtype) @ contrast.pool)
 
 
 @given(st.lists(st.tuples(HASH, st.integers(0, 500)), min_size=1, max_size=20), st.integers(0, 2))
@@ -118,6 +154,10 @@ def test_pairs_are_simclr_and_both_ways_clip(b):
     met, positive = matrices(clip)
     assert met.all() and torch.equal(positive, torch.eye(b, dtype=torch.bool))
     assert simclr.contributing == clip.contributing == 2 * b
+    for made in (simclr, clip, Contrast.of(z0, torch.arange(b) % 2)):
+        found = replace(made)  # knows nothing but the ids
+        assert (found._views, found._aligned) == (made._views, made._aligned)
+        assert found._grouped or not made._grouped
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8))

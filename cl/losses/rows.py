@@ -96,7 +96,10 @@ def mean_over_rows(
     values: Sequence[tuple[Float[Tensor, "_"], Int64[Tensor, "_"]]], contrast: Contrast, lonely: Lonely = "skip"
 ) -> Float[Tensor, ""]:
     """Mean of (values, positives) over the rows of all directions; a row without a positive contributes 0."""
-    total = reduce(torch.add, [torch.where(positives == 0, 0, value).sum() for value, positives in values])
+    if contrast.all_contribute:
+        total = reduce(torch.add, [value.sum() for value, _ in values])
+    else:
+        total = reduce(torch.add, [torch.where(positives == 0, 0, value).sum() for value, positives in values])
     if lonely == "count":
         return total / sum(len(value) for value, _ in values)
     return total / (contrast.contributing if contrast.divisor is None else contrast.divisor).clamp(min=1e-9)
