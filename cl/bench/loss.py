@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cl import results
 from cl.bench.contenders import CASES, FLOOR, LOW, OURS
 from cl.bench.intervals import median_interval
 from cl.precision import has_bfloat16
@@ -63,6 +64,7 @@ def race(
     case: str, rows: int, width: int, threads: int, limit: int, repeats: int, known: dict[tuple[str, str], dict]
 ) -> Iterator[dict[str, Any]]:
     """A row for every contender: median seconds, extra bytes, and our speed over it with its interval."""
+    state = {"commit": results.commit(), "load": round(os.getloadavg()[0], 1)}
     children: dict[str, Child] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -93,7 +95,8 @@ def race(
         for name in list(children) if repeat % 2 else list(children)[::-1]:
             times[name].append(children[name].run(passes[name]))
     for name in CASES[case].contenders:
-        row: dict[str, Any] = dict(zip(CONFIGURATION, (case, rows, width, threads), strict=True), contender=name)
+        configuration = dict(zip(CONFIGURATION, (case, rows, width, threads), strict=True))
+        row: dict[str, Any] = configuration | state | {"contender": name}
         if name in failed:
             yield row | {"failed": failed[name]}
             continue
