@@ -50,15 +50,15 @@ BEGINS: dict[str, tuple[str, str, str]] = {"lit": ("TRUNK", "simclr", "trunk.ima
 """Recipes that begin with what a run of another leaves: the macro that names it, that recipe, and the file."""
 
 
-def wired(recipe: str) -> wiring.Wiring:
-    """A recipe's configuration; what it begins with is not there."""
+def wired(recipe: str, params: Sequence[str] = ()) -> wiring.Wiring:
+    """A recipe's configuration, with bindings over it; what it begins with is not there."""
     macro = [f"{BEGINS[recipe][0]} = ''"] if recipe in BEGINS else []
-    return wiring.read([ROOT / "gin" / f"{recipe}.gin"], macro)
+    return wiring.read([ROOT / "gin" / f"{recipe}.gin"], [*macro, *params])
 
 
-def fingerprint(recipe: str) -> str:
+def fingerprint(recipe: str, params: Sequence[str] = ()) -> str:
     """Of a recipe's whole configuration, and of the code of its components with all that they import."""
-    config = wired(recipe)
+    config = wired(recipe, params)
     digest = hashlib.sha256(config.config_str().encode())
     for path in _sources(config.modules()):
         tree = ast.parse(path.read_text())
@@ -119,11 +119,12 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
     }
 
 
-def train(recipe: str, seed: int, out: Path, params: Sequence[str]) -> None:
-    """Trains a recipe by the command line, in a process of its own."""
+def train(recipe: str, seed: int, out: Path, params: Sequence[str], threads: int | None = None) -> None:
+    """Trains a recipe by the command line, in a process of its own; `threads` None: as many as it takes."""
     command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin", "--out", out]
     bound = [word for param in (f"cl.train.seed = {seed}", *params) for word in ("--param", param)]
-    subprocess.run([*command, *bound], check=True)
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    subprocess.run([*command, *bound], check=True, env=environment)
 
 
 def valid(recipe: str, seed: int) -> bool:

@@ -6,6 +6,7 @@ from oracle import matrices, relation
 from tiny import embeddings
 
 from cl.components import NegativeProvider
+from cl.errors import ConfigError
 from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
 
@@ -66,6 +67,43 @@ def test_other_views_meet_one_key_view_at_a_time(q_views, k_views, group):
         assert torch.equal(contrast.pool, found.key_of(key_view)[0])
         assert contrast.pool_ids[:, 2].tolist() == [key_view] * b
         assert contrast.q_ids[:, 2].tolist() == [view for view in others for _ in range(b)]
+
+
+@given(VIEWS, st.none() | VIEWS, GROUPS, st.booleans(), st.data())
+def test_queries_are_those_asked_for_and_meet_what_they_meet_among_all(q_views, k_views, group, same_view, data):
+    asked = data.draw(st.lists(st.sampled_from(q_views), min_size=1, unique=True))
+    found = embeddings(len(group), q_views, k_views, group=group)
+
+    def pairs(contrasts):
+        found = set()
+        for contrast in contrasts:
+            ways = [contrast, contrast.turned] if contrast.both_ways else [contrast]
+            for way in ways:
+                met, _ = matrices(way)
+                ids = [[tuple(row) for row in rows.tolist()] for rows in (way.q_ids, way.pool_ids)]
+                found |= {(ids[0][i], ids[1][j]) for i, j in met.nonzero().tolist()}
+        return found
+
+    every = {pair for pair in pairs(InBatch(same_view)(found)) if pair[0][2] in asked}
+    assert pairs(InBatch(same_view, asked)(found)) == every
+
+
+def test_clips_one_direction_is_a_cross_entropy_of_its_logits():
+    found = embeddings(5, (0, 1))
+    (contrast,) = InBatch(False, (0,))(found)
+    logits = found.q[:5] @ found.q[5:].T / 0.1
+    torch.testing.assert_close(InfoNCE(0.1)(contrast), torch.nn.functional.cross_entropy(logits, torch.arange(5)))
+
+
+@pytest.mark.parametrize("queries", [(), (0, 0)])
+def test_queries_name_views_each_once(queries):
+    with pytest.raises(ValueError, match=r"InBatch.queries must name views"):
+        InBatch(False, queries)
+
+
+def test_a_view_that_makes_no_queries_is_named():
+    with pytest.raises(ConfigError, match=r"InBatch.queries names view 2, .* of the views 0, 1\."):
+        InBatch(False, (0, 2))(embeddings(2, (0, 1)))
 
 
 def test_moco_v3_meets_the_other_views_momentum_keys():

@@ -7,18 +7,16 @@ Whether a run collapsed is judged by what no monitor sees: features from which a
 from the random start's.
 """
 
-import argparse
-import json
-import tempfile
+import statistics
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cl import results
+from cl.laboratory.runs import SHARE, Arm, Row, Rows, short
 
 FOLDER = results.ROOT / "gin" / "collapse"
-ROWS = results.ROOT / "docs" / "collapse.jsonl"
+ROWS = Rows(results.ROOT / "docs" / "collapse.jsonl")
 PAGE = results.ROOT / "docs" / "collapse.md"
 FIGURE = results.ROOT / "docs" / "collapse.png"
 POINT_FIGURE = results.ROOT / "docs" / "collapse_byol.png"
@@ -26,8 +24,6 @@ CURVES = ("loss", "feature_std", "effective_rank", "spectrum_tail", "alignment",
 """What is kept of a run's metrics, step by step."""
 POINT = ("loss", "feature_std", "effective_rank", "knn")
 """What shows that a collapsed loss looks better than a healthy one."""
-SHARE = 0.35
-"""Of a recipe's steps: about a minute on two cores."""
 MEASUREMENTS = 60
 """Of a run."""
 HEAD = """# The laboratory of collapse
@@ -55,50 +51,21 @@ def ablations() -> dict[str, str]:
     return twins
 
 
-def rows() -> list[dict[str, Any]]:
-    """All rows so far."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+def arms() -> dict[str, list[Arm]]:
+    """By name below gin/: the healthy twins and all ablations."""
+    twins = ablations()
+    return {name: [Arm(name)] for name in [*dict.fromkeys(twins.values()), *twins]}
 
 
-def keep(row: dict[str, Any]) -> None:
-    """Writes a row in place of the one that its recipe and seed had."""
-    others = [each for each in rows() if (each["recipe"], each["seed"]) != (row["recipe"], row["seed"])]
-    every = sorted([*others, row], key=lambda each: (each["recipe"], each["seed"]))
-    ROWS.write_text("".join(json.dumps(each) + "\n" for each in every))
-
-
-def run(recipe: str, seed: int) -> dict[str, Any]:
+def run(arm: Arm, seed: int, threads: int) -> Row:
     """A row: a short run, with its curves."""
-    config = results.wired(recipe)
-    steps = round(config.value("steps", 0) * SHARE)
+    steps = int(arm.bindings[0].split(" = ")[1])
     every = max(steps // MEASUREMENTS, 1)
-    values = {
-        "cl.train.steps": steps,
-        "cl.train.log_every": every,
-        "cl.train.evaluate_every": steps // 4,
-        "CollapseMonitor.every": every,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        results.train(recipe, seed, out, [f"{name} = {value}" for name, value in values.items()])
-        summary = json.loads((out / "summary.json").read_text())
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    curves = {name: [(line["step"], _short(line[name])) for line in lines if name in line] for name in CURVES}
-    curves["knn"] = [(0, summary["knn_random_init"]), *curves["knn"], (steps, summary["knn"])]
-    kept = ("seconds", "loss", "feature_std", "effective_rank", "knn", "knn_random_init", "knn_raw_pixels")
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "commit": results.commit(),
-        "fingerprint": results.fingerprint(recipe),
-        "steps": steps,
-        **{name: _short(summary[name]) for name in kept},
-        "curves": {name: curve for name, curve in curves.items() if curve},
-    }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    also = {"cl.train.log_every": every, "cl.train.evaluate_every": steps // 4, "CollapseMonitor.every": every}
+    row, lines = arm.run(seed, threads, [f"{name} = {value}" for name, value in also.items()])
+    curves = {name: [(line["step"], short(line[name])) for line in lines if name in line] for name in CURVES}
+    curves["knn"] = [(0, row["knn_random_init"]), *curves["knn"], (steps, row["knn"])]
+    return row | {"curves": {name: curve for name, curve in curves.items() if curve}}
 
 
 def collapsed(row: Mapping[str, Any]) -> bool:
@@ -112,8 +79,8 @@ def noticed(row: Mapping[str, Any]) -> int | None:
 
 
 def page(found: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a table of all runs, ablations below their twins."""
-    columns = "run | seed | loss | feature std | effective rank | tail | uniformity | kNN | random start"
+    """Markdown: a line a recipe, ablations below their twins: means over the seeds, and how many collapsed."""
+    columns = "run | seeds | loss | feature std | effective rank | tail | uniformity | kNN | random start"
     lines = [
         HEAD.format(share=SHARE, measurements=MEASUREMENTS),
         f"| {columns} | collapsed | noticed |",
@@ -122,28 +89,41 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
     twins = ablations()
     for twin in dict.fromkeys(twins.values()):
         for name in (twin, *(each for each, its in twins.items() if its == twin)):
-            for row in (row for row in found if row["recipe"] == name):
-                lines.append(f"| {' | '.join(_cells(row))} |")
+            if mine := [row for row in found if row["recipe"] == name]:
+                lines.append(f"| {' | '.join(_cells(name, mine))} |")
     titles = [f"- [{name}](../gin/{name}.gin): {_title(name)}" for name in twins]
     return "\n".join([*lines, "", "## What each is", "", *titles, ""])
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    last = {name: curve[-1][1] for name, curve in row["curves"].items()}
-    seen = noticed(row)
+def _cells(name: str, mine: Sequence[Mapping[str, Any]]) -> list[str]:
+    def mean(what: str) -> float:
+        return statistics.mean(row["curves"][what][-1][1] for row in mine)
+
+    fell, knn = sum(map(collapsed, mine)), [row["knn"] for row in mine]
+    seen = sorted(step for row in mine if (step := noticed(row)) is not None)
+    when = (
+        "-"
+        if not seen
+        else f"{len(seen)} of {len(mine)}, step {' to '.join(_ends(seen, 'd'))} of {mine[0]['steps']:.0f}"
+    )
     return [
-        f"[{row['recipe'].removeprefix('collapse/')}](../gin/{row['recipe']}.gin)",
-        f"{row['seed']}",
-        f"{last['loss']:.3g}",
-        f"{last['feature_std']:.2g}",
-        f"{last['effective_rank']:.1f}",
-        f"{last['spectrum_tail']:.1g}",
-        f"{last['uniformity']:.2f}",
-        f"{row['knn']:.3f}",
-        f"{row['knn_random_init']:.3f}",
-        "**yes**" if collapsed(row) else "no",
-        "-" if seen is None else f"step {seen} of {row['steps']:.0f}",
+        f"[{name.removeprefix('collapse/')}](../gin/{name}.gin)",
+        f"{len(mine)}",
+        f"{mean('loss'):.3g}",
+        f"{mean('feature_std'):.2g}",
+        f"{mean('effective_rank'):.1f}",
+        f"{mean('spectrum_tail'):.1g}",
+        f"{mean('uniformity'):.2f}",
+        " to ".join(_ends(knn, ".3f")),
+        f"{mine[0]['knn_random_init']:.3f}",
+        f"**{fell} of {len(mine)}**" if fell else "no",
+        when,
     ]
+
+
+def _ends(values: Sequence[int] | Sequence[float], form: str) -> list[str]:
+    # The least and the most, once where they are the same.
+    return list(dict.fromkeys(format(end(values), form) for end in (min, max)))
 
 
 def _title(name: str) -> str:
@@ -198,29 +178,8 @@ def _curves(axis: Any, found: Sequence[Mapping[str, Any]], names: Sequence[str],
     axis.set_ylabel(what.replace("_", " "))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what has no valid row, then writes page and figure."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--seeds", nargs="+", default=[0], type=int, metavar="SEED")
-    arguments.add_argument(
-        "--only", nargs="+", metavar="NAME", help="such as byol or collapse/byol_no_norm; default all"
-    )
-    arguments.add_argument("--draw", action="store_true", help="run nothing")
-    chosen = arguments.parse_args(argv)
-    if find_spec("matplotlib") is None:  # before half an hour of runs
-        arguments.error("the pictures need matplotlib: pip install '.[peers]'")
-    twins = ablations()
-    every = [*dict.fromkeys(twins.values()), *twins]
-    if unknown := set(chosen.only or ()) - set(every):
-        arguments.error(f"--only: there is no {min(unknown)}; there are {', '.join(every)}")
-    names = chosen.only or every
-    for seed in chosen.seeds if not chosen.draw else ():
-        for name in names:
-            now = (name, seed, results.fingerprint(name))
-            known = any((row["recipe"], row["seed"], row["fingerprint"]) == now for row in rows())
-            print(f"{name}, seed {seed}: {'valid, kept' if known else 'running'}", flush=True)
-            if not known:
-                keep(run(name, seed))
-    PAGE.write_text(page(rows()))
-    draw(rows(), FIGURE, POINT_FIGURE)
-    return 0
+def write() -> None:
+    """Page and figures, from the rows."""
+    found = ROWS.all()
+    PAGE.write_text(page(found))
+    draw(found, FIGURE, POINT_FIGURE)

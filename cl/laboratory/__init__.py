@@ -1,0 +1,1 @@
+"""Experiments on the built-in data: what collapses, and whether the field's claims hold here."""
