@@ -179,6 +179,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for (time, memory), case in zip(axes.T, cases, strict=True):
         for name in CASES[case].contenders:
             mine = [row for row in shown if (row["case"], row["contender"]) == (case, name)]
+            if not mine:
+                continue
             n = [row["rows"] for row in mine]
             line = {"marker": "o", "linestyle": ":" if name == FLOOR else "-", "label": name}
             time.loglog(n, [row["seconds"] for row in mine], **line)
