@@ -54,6 +54,7 @@ def losses(recipe, folder, whole):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["simclr", "moco_v2", "supcon", "supcon_queue", "clip"])
 def test_the_losses_of_a_run_are_those_of_the_whole_matrix(recipe, tmp_path):
     ours, whole = (losses(recipe, tmp_path / str(each), each) for each in (False, True))
