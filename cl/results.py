@@ -24,7 +24,7 @@ ROWS = ROOT / "docs" / "results.jsonl"
 TABLE = ROOT / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 MEASURED = ("views", "encoders", "negatives", "losses", "hooks", "engines", "optim", "evaluation")
-MEASURED += ("types", "objective", "train", "distributed")
+MEASURED += ("types", "matches", "objective", "train", "distributed", "precision")
 """The parts of cl that figures depend on."""
 RECIPES: dict[str, tuple[str, ...]] = {
     "simclr": ("knn",),
@@ -56,11 +56,11 @@ def wired(recipe: str, params: Sequence[str] = ()) -> wiring.Wiring:
     return wiring.read([ROOT / "gin" / f"{recipe}.gin"], [*macro, *params])
 
 
-def fingerprint(recipe: str, params: Sequence[str] = ()) -> str:
-    """Of a recipe's whole configuration, and of the code of its components with all that they import."""
+def fingerprint(recipe: str, params: Sequence[str] = (), also: Sequence[Path] = ()) -> str:
+    """Of a recipe's whole configuration, of the code of its components with all that they import, and of files."""
     config = wired(recipe, params)
     digest = hashlib.sha256(config.config_str().encode())
-    for path in _sources(config.modules()):
+    for path in [*_sources(config.modules()), *also]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

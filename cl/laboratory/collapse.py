@@ -59,7 +59,7 @@ def arms() -> dict[str, list[Arm]]:
 
 def run(arm: Arm, seed: int, threads: int) -> Row:
     """A row: a short run, with its curves."""
-    steps = int(arm.bindings[0].split(" = ")[1])
+    steps = arm.length
     every = max(steps // MEASUREMENTS, 1)
     also = {"cl.train.log_every": every, "cl.train.evaluate_every": steps // 4, "CollapseMonitor.every": every}
     row, lines = arm.run(seed, threads, [f"{name} = {value}" for name, value in also.items()])
@@ -180,6 +180,6 @@ def _curves(axis: Any, found: Sequence[Mapping[str, Any]], names: Sequence[str],
 
 def write() -> None:
     """Page and figures, from the rows."""
-    found = ROWS.all()
+    found = [row for each in arms().values() for arm in each for row in ROWS.of(arm)]
     PAGE.write_text(page(found))
     draw(found, FIGURE, POINT_FIGURE)

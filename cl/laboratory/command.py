@@ -40,5 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = [(arm, seed) for seed in chosen.seeds for name in names for arm in every[name]]
         with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
             laboratory.ROWS.fill(wanted, laboratory.run, pool, max(cores // chosen.jobs, 1))
+    older = [row for arms in every.values() for arm in arms for row in laboratory.ROWS.of(arm) if not arm.valid(row)]
+    if older:
+        print(f"{len(older)} rows are of older code or other settings: without --draw and --only they are run anew")
     laboratory.write()
     return 0

@@ -1,5 +1,6 @@
 """Short runs on the built-in data: a row each, which stays valid until the code or the configuration changes."""
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,15 +37,24 @@ class Arm:
     look: Look | None = None
 
     @cached_property
+    def length(self) -> int:
+        """Steps of a run."""
+        return self.steps or round(results.wired(self.recipe).value("steps", 0) * SHARE)
+
+    @cached_property
     def bindings(self) -> list[str]:
         """The bindings over the recipe, its length among them."""
-        steps = self.steps or round(results.wired(self.recipe).value("steps", 0) * SHARE)
-        return [f"cl.train.steps = {steps}", *self.params]
+        return [f"cl.train.steps = {self.length}", *self.params]
 
     @cached_property
     def fingerprint(self) -> str:
         """Of its code and configuration."""
-        return results.fingerprint(self.recipe, self.bindings)
+        also = [Path(inspect.getfile(self.look))] if self.look else []
+        return results.fingerprint(self.recipe, self.bindings, also)
+
+    def valid(self, row: Row) -> bool:
+        """Whether a row is of the code and the configuration as they are now."""
+        return row["fingerprint"] == self.fingerprint
 
     def run(self, seed: int, threads: int, also: Sequence[str] = ()) -> tuple[Row, list[dict[str, Any]]]:
         """A row with what the run's summary says, and the lines of its metrics; `also` binds what is measured when."""
@@ -75,7 +85,7 @@ class Rows:
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def of(self, arm: Arm) -> list[Row]:
-        """An arm's, by seed."""
+        """An arm's, by seed, those of older code too."""
         wanted = (arm.recipe, arm.bindings)
         return [row for row in self.all() if (row["recipe"], row["bindings"]) == wanted]
 
@@ -87,7 +97,7 @@ class Rows:
     def fill(
         self, wanted: Iterable[tuple[Arm, int]], run: Callable[[Arm, int, int], Row], pool: Executor, threads: int
     ) -> None:
-        """Runs the (arm, seed) that have no valid row, and keeps each row as it comes.
+        """Runs the (arm, seed) that have no valid row, and keeps each row as it comes; the first error ends it.
 
         Args:
             wanted: arms and seeds.
@@ -99,10 +109,16 @@ class Rows:
         missing = [(arm, seed) for arm, seed in dict.fromkeys(wanted) if (arm.fingerprint, seed) not in known]
         print(f"{len(missing)} runs to do", flush=True)
         running = {pool.submit(run, arm, seed, threads): (arm, seed) for arm, seed in missing}
-        for number, done in enumerate(as_completed(running), 1):
-            arm, seed = running[done]
-            self.keep(done.result())
-            print(f"{number}/{len(missing)}: {' '.join([arm.recipe, *arm.params])}, seed {seed}", flush=True)
+        try:
+            for number, done in enumerate(as_completed(running), 1):
+                arm, seed = running[done]
+                self.keep(done.result())
+                print(f"{number}/{len(missing)}: {' '.join([arm.recipe, *arm.params])}, seed {seed}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # what runs comes to its end
+            for done in running:
+                if done.done() and not done.cancelled() and done.exception() is None:
+                    self.keep(done.result())
 
 
 def _key(row: Row) -> tuple[str, tuple[str, ...], int]:

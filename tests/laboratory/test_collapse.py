@@ -6,7 +6,7 @@ from cl import results
 from cl.laboratory import collapse as lab
 from cl.laboratory.runs import Arm
 
-ROWS = lab.ROWS.all()
+ROWS = [row for arms in lab.arms().values() for arm in arms for row in lab.ROWS.of(arm)]
 
 
 def row(recipe, knn=0.9, seed=0, seen=()):

@@ -1,6 +1,7 @@
 """The laboratory's bookkeeping: what is run, when a row is valid, and how rows are kept."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -38,7 +39,9 @@ def test_a_run_is_of_the_bindings_and_its_row_has_what_was_seen_in_its_folder(mo
 
 def test_other_bindings_are_another_fingerprint():
     arms = [Arm("simclr"), Arm("simclr", ("AdamW.lr = 0.5",)), Arm("simclr", steps=7), Arm("moco_v2")]
-    assert len({arm.fingerprint for arm in arms}) == 4
+    arms.append(Arm("simclr", look=claims.false_negatives))
+    assert len({arm.fingerprint for arm in arms}) == 5
+    assert arms[0].valid({"fingerprint": arms[0].fingerprint}) and not arms[0].valid({"fingerprint": ""})
     assert Arm("simclr").bindings == ["cl.train.steps = 298"]
 
 
@@ -59,6 +62,18 @@ def test_only_what_has_no_valid_row_is_run_and_each_once(rows, capsys):
     assert found[("simclr", 0)] == 9 and found[("moco_v2", 0)] != 9 and ("simclr", 1) in found and len(found) == 3
     assert "2 runs to do" in capsys.readouterr().out
     assert [row["seed"] for row in rows.of(one)] == [0, 1]
+
+
+def test_what_was_done_is_kept_when_a_run_fails(rows):
+    def run(arm, seed, threads):
+        if seed == 1:
+            raise RuntimeError("out of memory")
+        time.sleep(0.1 * seed)  # those after it are still to come when it fails
+        return toy(arm, seed, threads)
+
+    with pytest.raises(RuntimeError, match="out of memory"), ThreadPoolExecutor(1) as pool:
+        rows.fill([(Arm("simclr"), seed) for seed in range(9)], run, pool, threads=1)
+    assert 1 <= len(rows.all()) < 7 and rows.all()[0]["seed"] == 0
 
 
 @pytest.mark.parametrize(
