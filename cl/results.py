@@ -24,7 +24,7 @@ ROWS = ROOT / "docs" / "results.jsonl"
 TABLE = ROOT / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 MEASURED = ("views", "encoders", "negatives", "losses", "hooks", "engines", "optim", "evaluation")
-MEASURED += ("types", "matches", "objective", "train", "distributed", "precision")
+MEASURED += ("types", "contrast", "matches", "objective", "train", "distributed", "precision")
 """The parts of cl that figures depend on."""
 RECIPES: dict[str, tuple[str, ...]] = {
     "simclr": ("knn",),

@@ -8,7 +8,7 @@ from oracle import contrasts, counts, matrices, relation
 from tiny import block, embeddings, pictures, rows
 from torch import Tensor
 
-from cl import types
+from cl import contrast as module
 from cl.types import Contrast, Embeddings, Views
 
 HASH = st.integers(0, 2**63 - 1)
@@ -17,7 +17,7 @@ HASH = st.integers(0, 2**63 - 1)
 @pytest.fixture(params=[0, 10**9], ids=["listed", "masks"], scope="module", autouse=True)
 def many(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(types, "MANY", request.param)
+        patch.setattr(module, "MANY", request.param)
         yield
 
 

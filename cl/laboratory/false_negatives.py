@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from cl import wiring
+from cl.contrast import GROUP, SAMPLE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.temperature import inverse
 from cl.train import Training
 from cl.trained import open_run
-from cl.types import GROUP, SAMPLE
 from cl.views.groups import ByLabel
 from cl.views.memory import MemoryViews
 

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.components import Capability, NegativeProvider
+from cl.contrast import StaleSame
 from cl.errors import ConfigError
 from cl.negatives.over_ranks import over_ranks
 from cl.negatives.ring import Remembering, Ring
-from cl.types import Contrast, Embeddings, StaleSame
+from cl.types import Contrast, Embeddings
 
 
 @gin.register

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle import gradients, leaves, matrices
 from tiny import rows
 
-from cl import types
+from cl import contrast as module
 from cl.losses import tiles
 from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.info_nce import InfoNCE
@@ -28,7 +28,7 @@ def some_kept(request):
     """So few that of some shapes drawn tiles are kept, and of most they are multiplied again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "KEPT", 2**12)
-        patch.setattr(types, "MANY", request.param)
+        patch.setattr(module, "MANY", request.param)
         yield
 
 
