@@ -68,6 +68,11 @@ class Contrast:
                 "A contrast whose pool is its queries (pool_is_q), or that goes both ways, has a fresh pool, "
                 "no paired rows, and is not both at once."
             )
+        if self.pool_is_q and self.pool_ids is not self.q_ids and not torch.equal(self._pool_ids, self.q_ids):
+            raise ValueError(
+                "A contrast whose pool is its queries (pool_is_q) has other ids for them: give pool and pool_ids anew "
+                "along with q and q_ids."
+            )
 
     @staticmethod
     def pairs(z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], both_ways: bool = False) -> "Contrast":
@@ -256,10 +261,12 @@ class Contrast:
         own = 0 if self.paired is None else 1
         if self.pool_ids is None or self.only_paired:
             return torch.full_like(self.q_ids[:, GROUP], own)
+        if self._aligned:
+            return torch.ones_like(self.q_ids[:, GROUP])
         if self._views is not None and self._grouped:
             return self._equal.count - 1
-        if self._aligned or self._views is not None:
-            return torch.full_like(self.q_ids[:, GROUP], (self._views or 2) - 1)
+        if self._views is not None:
+            return torch.full_like(self.q_ids[:, GROUP], self._views - 1)
         query = self._of_sample[0][0]
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 
@@ -273,9 +280,9 @@ class Contrast:
     @cached_property
     def all_contribute(self) -> bool:
         """Whether every query is known to have a positive without counting any."""
-        if self.paired is not None:
-            return True
-        return self.pool_ids is not None and (self._aligned or ((self._views or 1) > 1 and not self._grouped))
+        if self.paired is not None or self.pool_ids is None:
+            return self.paired is not None
+        return self._aligned or (self._views is not None and self._views > 1 and not self._grouped)
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:

@@ -160,6 +160,14 @@ def test_pairs_are_simclr_and_both_ways_clip(b):
         assert found._grouped == made._grouped
 
 
+def test_other_ids_for_queries_that_are_the_pool_are_refused():
+    contrast = Contrast.pairs(rows(2, 3), rows(2, 3, seed=1))
+    ids = contrast.q_ids.flip(0)
+    with pytest.raises(ValueError, match="other ids for them"):
+        replace(contrast, q_ids=ids)
+    assert replace(contrast, q_ids=ids, pool_ids=ids.clone()).positives.tolist() == [1] * 4
+
+
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8))
 def test_of_labels_is_supcon(labels):
     label = torch.tensor(labels)
