@@ -120,11 +120,17 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
 
 
 def train(recipe: str, seed: int, out: Path, params: Sequence[str], threads: int | None = None) -> None:
-    """Trains a recipe by the command line, in a process of its own; `threads` None: as many as it takes."""
+    """Trains a recipe by the command line, in a process of its own.
+
+    With `threads` it is one of several at a time: it takes no more of them, and keeps its progress to itself.
+    """
     command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin", "--out", out]
     bound = [word for param in (f"cl.train.seed = {seed}", *params) for word in ("--param", param)]
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    subprocess.run([*command, *bound], check=True, env=environment)
+    if threads is None:
+        subprocess.run([*command, *bound], check=True)
+    else:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        subprocess.run([*command, *bound], check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def valid(recipe: str, seed: int) -> bool:

@@ -54,7 +54,7 @@ class Claim:
         says: it, with where it is said.
         arms: what is compared, by what they are called.
         figures: of the rows that are drawn.
-        above: which is to be above which, and what that would say.
+        above: which is to be above which.
         how: what a reader has to know of the arms.
     """
 
@@ -123,7 +123,7 @@ CLAIMS: Mapping[str, Claim] = {
         figures=("knn",),
         above=[(Side(_queue(4096, momentum), "knn"), Side(_queue(64, momentum), "knn")) for momentum in (0.99, 0.9)],
         how="Batches of 32, so that a step brings 64 keys, and 1,192 steps. The paper's momentum is 0.999, over a "
-        "hundred thousand steps; 0.9 is the recipe's, and 4,096 keys are then older than what it remembers.",
+        "million steps; 0.9 is the recipe's, and 4,096 keys are then older than what it remembers.",
     ),
     "stale_keys": Claim(
         says="A queue needs a slow copy: with momentum 0 its keys are of networks that are gone, and training fails "

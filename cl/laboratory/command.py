@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what has no valid row, then writes page and figures."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("experiment", nargs="?", choices=("collapse", "claims"), default="collapse")
-    arguments.add_argument("--seeds", nargs="+", default=[0, 1], type=int, metavar="SEED", help="default 0 1")
+    arguments.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, metavar="SEED", help="default 0 1 2")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="such as byol, or the claim queue; default all")
     cores = os.cpu_count() or 1
     arguments.add_argument("--jobs", type=int, default=cores, help="runs at a time; default the cores, one a run")
@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = [(arm, seed) for seed in chosen.seeds for name in names for arm in every[name]]
         with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
             laboratory.ROWS.fill(wanted, laboratory.run, pool, max(cores // chosen.jobs, 1))
-    older = [row for arms in every.values() for arm in arms for row in laboratory.ROWS.of(arm) if not arm.valid(row)]
+    each = dict.fromkeys(arm for arms in every.values() for arm in arms)
+    older = sum(not arm.valid(row) for arm in each for row in laboratory.ROWS.of(arm))
     if older:
-        print(f"{len(older)} rows are of older code or other settings: without --draw and --only they are run anew")
+        print(f"{older} rows are of older code or other settings: without --draw and --only they are run anew")
     laboratory.write()
     return 0

@@ -97,7 +97,9 @@ class Rows:
     def fill(
         self, wanted: Iterable[tuple[Arm, int]], run: Callable[[Arm, int, int], Row], pool: Executor, threads: int
     ) -> None:
-        """Runs the (arm, seed) that have no valid row, and keeps each row as it comes; the first error ends it.
+        """Runs the (arm, seed) that have no valid row, and keeps each row as it comes.
+
+        The first error ends it, once the runs that were under way have ended and are kept.
 
         Args:
             wanted: arms and seeds.
@@ -114,11 +116,12 @@ class Rows:
                 arm, seed = running[done]
                 self.keep(done.result())
                 print(f"{number}/{len(missing)}: {' '.join([arm.recipe, *arm.params])}, seed {seed}", flush=True)
-        finally:
-            pool.shutdown(cancel_futures=True)  # what runs comes to its end
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
             for done in running:
-                if done.done() and not done.cancelled() and done.exception() is None:
+                if not done.cancelled() and done.exception() is None:
                     self.keep(done.result())
+            raise
 
 
 def _key(row: Row) -> tuple[str, tuple[str, ...], int]:

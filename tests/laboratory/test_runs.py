@@ -73,7 +73,8 @@ def test_what_was_done_is_kept_when_a_run_fails(rows):
 
     with pytest.raises(RuntimeError, match="out of memory"), ThreadPoolExecutor(1) as pool:
         rows.fill([(Arm("simclr"), seed) for seed in range(9)], run, pool, threads=1)
-    assert 1 <= len(rows.all()) < 7 and rows.all()[0]["seed"] == 0
+    kept = {row["seed"] for row in rows.all()}
+    assert {0, 2} <= kept and len(kept) < 7  # 2 was under way
 
 
 @pytest.mark.parametrize(
