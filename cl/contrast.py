@@ -235,6 +235,13 @@ class Contrast:
         query, key = self.apart(self._everyone)
         return pool.sum(dim=0) - sums(pool, query, key, len(self.q_ids))
 
+    def agreement(self, q: Float[Tensor, "m d"], pool: Float[Tensor, "n d"]) -> Float[Tensor, "m"]:
+        """The sum of each query's inner products with its positives among `pool`, rows that stand for both's."""
+        if q is pool and self._views == 2 and not self._grouped:
+            one, other = q.chunk(2)
+            return (one * other).sum(dim=1).repeat(2)
+        return (q * self.attraction(pool)).sum(dim=1)
+
     def attraction(self, pool: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
         """The sum of each query's positives among `pool`, rows that stand for the pool's; in O((m + n) d)."""
         m = len(self.q_ids)
@@ -258,16 +265,14 @@ class Contrast:
     @cached_property
     def positives(self) -> Int64[Tensor, "m"]:
         """How many positives each query has, its paired row included; from the ids, in O((m + n) log n)."""
-        own = 0 if self.paired is None else 1
-        if self.pool_ids is None or self.only_paired:
-            return torch.full_like(self.q_ids[:, GROUP], own)
-        if self._aligned:
-            return torch.ones_like(self.q_ids[:, GROUP])
+        if self.pool_ids is None or self.one_each:
+            return torch.full_like(self.q_ids[:, GROUP], int(self.one_each))
         if self._views is not None and self._grouped:
             return self._equal.count - 1
         if self._views is not None:
             return torch.full_like(self.q_ids[:, GROUP], self._views - 1)
         query = self._of_sample[0][0]
+        own = 0 if self.paired is None else 1
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
 
     @cached_property
@@ -278,11 +283,15 @@ class Contrast:
         return turned._known(_grouped=self._grouped, _aligned=self._aligned)
 
     @cached_property
+    def one_each(self) -> bool:
+        """Whether every query is known to have one positive without counting any."""
+        return self.only_paired or self._aligned or (self._views == 2 and not self._grouped)
+
+    @cached_property
     def all_contribute(self) -> bool:
         """Whether every query is known to have a positive without counting any."""
-        if self.paired is not None or self.pool_ids is None:
-            return self.paired is not None
-        return self._aligned or (self._views is not None and self._views > 1 and not self._grouped)
+        views = self.paired is None and self.pool_ids is not None and self._views
+        return self.paired is not None or self.one_each or bool(views and views > 1 and not self._grouped)
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:

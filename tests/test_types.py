@@ -103,6 +103,16 @@ def test_two_views_row_by_row_are_told_from_ids_that_nearly_are(samples, data):
     agrees(contrast.turned)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("v", [1, 2, 3])
+def test_views_of_samples_and_of_groups(v, grouped):
+    ids = torch.tensor([(s % 3 if grouped else s, s, view) for view in range(v) for s in (0, 3, 4, 8)])
+    q = rows(len(ids), 3).double()
+    contrast = Contrast(q, ids, pool=q, pool_ids=ids, pool_is_q=True)
+    assert (contrast._views, contrast._grouped) == (v, grouped)
+    agrees(contrast)
+
+
 def unique(samples):
     return len(set(samples)) == len(samples)
 
@@ -126,6 +136,10 @@ def agrees(contrast):
     assert sorted(pairs) == [tuple(pair) for pair in (~met).nonzero().tolist()]
     assert contrast.positives.tolist() == positive.sum(dim=1).tolist()
     assert not contrast.all_contribute or positive.any(dim=1).all()
+    assert not contrast.one_each or (positive.sum(dim=1) == 1).all()
+    pool = contrast.q if contrast.pool_is_q else contrast.pool
+    logits = (contrast.q @ pool.T).masked_fill(~positive, 0)
+    torch.testing.assert_close(contrast.agreement(contrast.q, pool), logits.sum(dim=1))
     torch.testing.assert_close(contrast.attraction(contrast.pool), positive.to(contrast.pool.dtype) @ contrast.pool)
 
 

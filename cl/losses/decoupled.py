@@ -54,5 +54,5 @@ class DecoupledInfoNCE(nn.Module):
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products, decoupled=True):
                 pushed = rows.lse != -torch.inf
                 lse = rows.lse.masked_fill(~pushed, 0)
-                values.append(((lse - rows.positive) * pushed, rows.contrast.positives))
+                values.append(((lse - rows.positive) * pushed, rows.contrast))
             return mean_over_rows(values, contrast, self.lonely)

@@ -91,5 +91,5 @@ class HardNegativeInfoNCE(nn.Module):
                 own = self.debias * (count + (positive - drawn).clamp(max=60)).exp()
                 debiased = drawn + (1 - own).clamp(min=torch.finfo(own.dtype).tiny).log() - math.log1p(-self.debias)
                 pushed = torch.maximum(debiased, count - scale)
-                values.append((F.softplus(pushed - positive).masked_fill(alone, 0), rows.contrast.positives))
+                values.append((F.softplus(pushed - positive).masked_fill(alone, 0), rows.contrast))
             return mean_over_rows(values, contrast)

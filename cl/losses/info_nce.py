@@ -2,6 +2,7 @@
 
 import gin
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -63,9 +64,13 @@ class InfoNCE(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):
+                if rows.paired is not None and rows.contrast.only_paired and not self.smoothing:
+                    # log(e^lse + e^paired) - paired, where a small loss is no difference of large numbers.
+                    values.append((-F.logsigmoid(rows.paired - rows.lse), rows.contrast))
+                    continue
                 lse = rows.lse if rows.paired is None else torch.logaddexp(rows.lse, rows.paired)
                 target = rows.positive
                 if self.smoothing:
                     target = (1 - self.smoothing) * target + self.smoothing * rows.candidate
-                values.append((lse - target, rows.contrast.positives))
+                values.append((lse - target, rows.contrast))
             return mean_over_rows(values, contrast, self.lonely)

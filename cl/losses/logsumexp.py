@@ -155,13 +155,13 @@ class _Sums:
     def __init__(self, n: int, tiles: Tiles, mean: bool = False):
         self.tiles = tiles
         self.total = torch.zeros(n, dtype=tiles.dtype, device=tiles.q.device)
-        self.top = torch.full_like(self.total, 0.0 if tiles.bounded else -torch.inf)
+        self.top = None if tiles.bounded else torch.full_like(self.total, -torch.inf)
         self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if mean else None
 
     def add(self, part: Tile) -> None:
         """To a tile's rows; overwrites logits."""
-        if not self.tiles.bounded:
-            part.values.sub_(self._raised(part.rows, part.values.amax(dim=1))[:, None]).exp_()
+        if self.top is not None:
+            part.values.sub_(self._raised(self.top, part.rows, part.values.amax(dim=1))[:, None]).exp_()
         self.total[part.rows].add_(part.values.sum(dim=1, dtype=self.total.dtype))
         if self.weighted is not None:
             self.tiles.accumulate(self.weighted[part.rows], part.values, self.tiles.k[part.keys])
@@ -169,26 +169,26 @@ class _Sums:
     def add_across(self, part: Tile) -> None:
         """To a tile's keys; without `mean`."""
         total = self.total[part.keys]
-        if self.tiles.bounded:
+        if self.top is None:
             total += part.values.sum(dim=0, dtype=total.dtype)
             return
-        top = self._raised(part.keys, part.values.amax(dim=0))
+        top = self._raised(self.top, part.keys, part.values.amax(dim=0))
         for values in part.values.split(FEW):
             total += (values - top).exp_().sum(dim=0)
 
-    def _raised(self, at: slice, top: Tensor) -> Tensor:
+    def _raised(self, tops: Tensor, at: slice, top: Tensor) -> Tensor:
         # What logits are relative to from now on.
-        top = torch.maximum(self.top[at], top)
+        top = torch.maximum(tops[at], top)
         finite = top.clamp(min=torch.finfo(top.dtype).min)
-        shrink = (self.top[at] - finite).exp()
-        self.top[at] = top
+        shrink = (tops[at] - finite).exp()
+        tops[at] = top
         self.total[at] *= shrink
         if self.weighted is not None:
             self.weighted[at] *= shrink[:, None]
         return finite
 
     def log(self) -> Tensor:
-        return self.top + self.total.log()
+        return self.total.log() if self.top is None else self.top + self.total.log()
 
     @property
     def mean(self) -> Tensor | None:

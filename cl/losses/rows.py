@@ -6,7 +6,7 @@ from functools import cached_property, reduce
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
@@ -49,9 +49,9 @@ class Rows:
         """Mean logit of the positives, 0 where there is none."""
         if self.paired is not None and self.contrast.only_paired:
             return self.paired
-        total = (self.q * self.contrast.attraction(self.pool)).sum(dim=1)
+        total = self.contrast.agreement(self.q, self.pool)
         total = total if self.paired is None else total + self.paired
-        return total / self.contrast.positives.clamp(min=1)
+        return total if self.contrast.one_each else total / self.contrast.positives.clamp(min=1)
 
     @cached_property
     def candidate(self) -> Float[Tensor, "m"]:
@@ -93,13 +93,12 @@ def directions(
 
 
 def mean_over_rows(
-    values: Sequence[tuple[Float[Tensor, "_"], Int64[Tensor, "_"]]], contrast: Contrast, lonely: Lonely = "skip"
+    values: Sequence[tuple[Float[Tensor, "_"], Contrast]], contrast: Contrast, lonely: Lonely = "skip"
 ) -> Float[Tensor, ""]:
-    """Mean of (values, positives) over the rows of all directions; a row without a positive contributes 0."""
-    if contrast.all_contribute:
-        total = reduce(torch.add, [value.sum() for value, _ in values])
-    else:
-        total = reduce(torch.add, [torch.where(positives == 0, 0, value).sum() for value, positives in values])
-    if lonely == "count":
-        return total / sum(len(value) for value, _ in values)
+    """Mean of values over the rows of all directions, each with its Contrast; one without a positive contributes 0."""
+    every = contrast.all_contribute
+    kept = [value if every else torch.where(way.positives == 0, 0, value) for value, way in values]
+    total = reduce(torch.add, [value.sum() for value in kept])
+    if lonely == "count" or (every and contrast.divisor is None):
+        return total / max(sum(len(value) for value in kept), 1)
     return total / (contrast.contributing if contrast.divisor is None else contrast.divisor).clamp(min=1e-9)

@@ -301,6 +301,15 @@ def test_autocast_changes_nothing(contrast, temperature):
     assert value.dtype == torch.float32 and torch.equal(value, loss(contrast))
 
 
+def test_the_loss_of_a_key_that_is_as_good_as_found_is_no_rounding_error():
+    q = torch.eye(3)[:1].requires_grad_()
+    contrast = Contrast(q, block([0], 0), torch.eye(3)[:1], -torch.eye(3)[:1], block([9], 0, first=1))
+    value = InfoNCE(0.05)(contrast)
+    value.backward()
+    assert value.item() == pytest.approx(math.exp(-40), rel=1e-5, abs=0)  # log1p(e^-40), of logits of 20 and -20
+    assert q.grad[0, 0].item() == pytest.approx(-40 * math.exp(-40), rel=1e-5, abs=0)
+
+
 @given(contrasts(), TEMPERATURE, st.integers(1, 9))
 def test_divisor_replaces_the_count_of_this_rank(contrast, temperature, divisor):
     loss = InfoNCE(temperature)
