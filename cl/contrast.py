@@ -162,6 +162,11 @@ class Contrast:
         return v if regular else None
 
     @cached_property
+    def _twins(self) -> int | None:
+        # The same, where there are no groups but the samples.
+        return None if self._views is None or self._grouped else self._views
+
+    @cached_property
     def _aligned(self) -> bool:
         # Whether row i's one positive is the pool's row i, and none is apart: two views of equal, different samples.
         if not self.both_ways or self._grouped or not torch.equal(self.q_ids[:, SAMPLE], self._pool_ids[:, SAMPLE]):
@@ -237,7 +242,7 @@ class Contrast:
 
     def agreement(self, q: Float[Tensor, "m d"], pool: Float[Tensor, "n d"]) -> Float[Tensor, "m"]:
         """The sum of each query's inner products with its positives among `pool`, rows that stand for both's."""
-        if q is pool and self._views == 2 and not self._grouped:
+        if q is pool and self._twins == 2:
             one, other = q.chunk(2)
             return (one * other).sum(dim=1).repeat(2)
         return (q * self.attraction(pool)).sum(dim=1)
@@ -247,11 +252,11 @@ class Contrast:
         m = len(self.q_ids)
         if self._aligned:
             return pool
-        if self._views is not None and self._grouped:
-            return self._equal.sums(pool) - pool
-        if self._views is not None:
-            turns = [pool.roll(shift * m // self._views, dims=0) for shift in range(1, self._views)]
+        if self._twins is not None:
+            turns = [pool.roll(shift * m // self._twins, dims=0) for shift in range(1, self._twins)]
             return reduce(torch.add, turns) if turns else torch.zeros_like(pool)
+        if self._views is not None:
+            return self._equal.sums(pool) - pool
         others, positives = self._of_sample
         if self._equal is self._same:
             return sums(pool, *positives, m)
@@ -267,10 +272,10 @@ class Contrast:
         """How many positives each query has, its paired row included; from the ids, in O((m + n) log n)."""
         if self.pool_ids is None or self.one_each:
             return torch.full_like(self.q_ids[:, GROUP], int(self.one_each))
-        if self._views is not None and self._grouped:
-            return self._equal.count - 1
+        if self._twins is not None:
+            return torch.full_like(self.q_ids[:, GROUP], self._twins - 1)
         if self._views is not None:
-            return torch.full_like(self.q_ids[:, GROUP], self._views - 1)
+            return self._equal.count - 1
         query = self._of_sample[0][0]
         own = 0 if self.paired is None else 1
         return own + self._equal.count - query.bincount(minlength=len(self.q_ids))
@@ -285,13 +290,12 @@ class Contrast:
     @cached_property
     def one_each(self) -> bool:
         """Whether every query is known to have one positive without counting any."""
-        return self.only_paired or self._aligned or (self._views == 2 and not self._grouped)
+        return self.only_paired or self._aligned or self._twins == 2
 
     @cached_property
     def all_contribute(self) -> bool:
         """Whether every query is known to have a positive without counting any."""
-        views = self.paired is None and self.pool_ids is not None and self._views
-        return self.paired is not None or self.one_each or bool(views and views > 1 and not self._grouped)
+        return self.paired is not None or self.one_each or (self._twins or 1) > 1
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:
