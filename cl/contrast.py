@@ -241,7 +241,10 @@ class Contrast:
         return pool.sum(dim=0) - sums(pool, query, key, len(self.q_ids))
 
     def agreement(self, q: Float[Tensor, "m d"], pool: Float[Tensor, "n d"]) -> Float[Tensor, "m"]:
-        """The sum of each query's inner products with its positives among `pool`, rows that stand for both's."""
+        """The sum of each query's inner products with its positives.
+
+        `q` stands for the queries' rows and `pool` for the pool's: one tensor where those are one.
+        """
         if q is pool and self._twins == 2:
             one, other = q.chunk(2)
             return (one * other).sum(dim=1).repeat(2)
@@ -264,7 +267,7 @@ class Contrast:
 
     @cached_property
     def only_paired(self) -> bool:
-        """Whether each query's paired row is its only positive."""
+        """Whether each query's paired row is known to be its only positive: no key of the pool is of its group."""
         return self.paired is not None and (self.pool_ids is None or not self._equal.total)
 
     @cached_property
@@ -295,7 +298,7 @@ class Contrast:
     @cached_property
     def all_contribute(self) -> bool:
         """Whether every query is known to have a positive without counting any."""
-        return self.paired is not None or self.one_each or (self._twins or 1) > 1
+        return self.paired is not None or self._aligned or (self._twins or 1) > 1
 
     @cached_property
     def contributing(self) -> Float[Tensor, ""]:

@@ -136,12 +136,11 @@ def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reached(row: Mapping[str, Any]) -> list[str]:
-    figure = "zero_shot" if "zero_shot" in row else "knn"
-    name, _ = results.FIGURES[figure]
+    figures = [figure for figure in ("knn", "zero_shot") if figure in row]
     return [
-        f"{name} {row[figure]:.3f}",
+        ", ".join(f"{results.FIGURES[figure][0]} {row[figure]:.3f}" for figure in figures),
         f"{row['knn_raw_pixels']:.3f}",
-        f"{row[f'{figure}_random_init']:.3f}",
+        ", ".join(f"{row[f'{figure}_random_init']:.3f}" for figure in figures),
         f"{row['feature_std']:.3f}",
         f"{row['effective_rank']:.1f}",
         f"{row['images_per_second']:.0f}",

@@ -64,9 +64,9 @@ class InfoNCE(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):
-                if rows.paired is not None and rows.contrast.only_paired and not self.smoothing:
+                if rows.contrast.only_paired and not self.smoothing:
                     # log(e^lse + e^paired) - paired, where a small loss is no difference of large numbers.
-                    values.append((-F.logsigmoid(rows.paired - rows.lse), rows.contrast))
+                    values.append((-F.logsigmoid(rows.positive - rows.lse), rows.contrast))
                     continue
                 lse = rows.lse if rows.paired is None else torch.logaddexp(rows.lse, rows.paired)
                 target = rows.positive

@@ -42,7 +42,7 @@ class Rows:
     @cached_property
     def paired(self) -> Float[Tensor, "m"] | None:
         """Logits of the paired keys."""
-        return None if self.contrast.paired is None else (self.q * self.contrast.paired).sum(dim=1)
+        return None if self.contrast.paired is None else paired_logits(self.q, self.contrast.paired)
 
     @cached_property
     def positive(self) -> Float[Tensor, "m"]:
@@ -59,6 +59,12 @@ class Rows:
         total = (self.q * self.contrast.gathering(self.pool)).sum(dim=1)
         total = total if self.paired is None else total + self.paired
         return total / self.contrast.candidates.clamp(min=1)
+
+
+def paired_logits(q: Float[Tensor, "m d"], paired: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:
+    """Row by row. An infinite one, which would be a perfect match, is no number."""
+    logits = (q * paired).sum(dim=1)
+    return logits + 0 * logits
 
 
 def directions(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.losses.rows import paired_logits
 from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature, inverse, valid
 from cl.losses.tiles import Products, check_tiles
@@ -57,5 +58,5 @@ class Sigmoid(nn.Module):
             q, pool, bias = contrast.q.to(wide) * inverse(self.temperature), contrast.pool.to(wide), self.bias.to(wide)
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:
-                total = total + F.softplus(-(q * contrast.paired).sum(dim=1) - bias).sum()
+                total = total + F.softplus(-paired_logits(q, contrast.paired) - bias).sum()
             return total / len(q)

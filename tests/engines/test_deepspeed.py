@@ -297,8 +297,7 @@ def ranks(tmp_path_factory):
         run(wired(recipe, {"LocalEngine.channels_last": False}), folder / recipe)
     for start in range(0, len(RUNNABLE), AT_ONCE):
         processes(WORLD, folder, RUNNABLE[start : start + AT_ONCE])
-    yield folder
-    shutil.rmtree(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_losses_of_pairs_stay_finite(name, kind):
     checked(PAIRED[name](), Contrast(z[:3], block(range(3), 0), paired=z[3:]), z)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", [*POOLED, *PAIRED])
 def test_a_row_that_is_not_a_number_shows(name, value):
     z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -73,14 +73,16 @@ def test_a_row_that_is_not_a_number_shows(name, value):
         assert not PAIRED[name]()(Contrast(z[:3], block(range(3), 0), paired=z[3:])).isfinite()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["pool", "paired"])
 @pytest.mark.parametrize("name", POOLED)
-def test_a_key_that_is_not_a_number_shows(name, value):
+def test_a_key_that_is_not_a_number_shows(name, place, value):
     z = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     keys, ids = z.clone(), block(range(9, 15), 0, first=9)
     keys[1, 2] = value
+    paired, pool = (z, keys) if place == "pool" else (keys, z)
     stale = torch.ones(6, dtype=torch.bool)
-    assert not POOLED[name]()(Contrast(z, block(range(6), 0), z, keys, ids, stale)).isfinite()
+    assert not POOLED[name]()(Contrast(z, block(range(6), 0), paired, pool, ids, stale)).isfinite()
 
 
 @pytest.mark.usefixtures("without_shape_checks")

@@ -257,6 +257,8 @@ def test_rows_that_meet_nothing_or_no_positive(lonely):
     assert finite(different, lonely=lonely) == 0
     nothing = Contrast(rows(3, 3), block(range(3), 0), pool=rows(0, 3), pool_ids=block([], 0))
     assert finite(nothing, lonely=lonely) == 0
+    for both_ways in (False, True):
+        assert finite(Contrast.pairs(rows(0, 3), rows(0, 3), both_ways), lonely=lonely) == 0
 
 
 def test_lonely_rows_are_skipped_or_counted():
