@@ -33,7 +33,8 @@ class InfoNCE(nn.Module):
         smoothing: share of the target that is spread evenly over all candidates, the positives among them, as
             `torch.nn.functional.cross_entropy` has it; in [0, 1).
         tile: rows and keys whose logits are in memory at a time; 512 suits a CPU, a GPU wants more.
-        products: "bfloat16" is faster where the machine computes with it, and lets a logit s be off by |s| / 256.
+        products: "bfloat16" is faster where the machine computes with it, about as fast elsewhere, and lets a logit s
+            be off by |s| / 256.
     """
 
     provides: frozenset[Capability] = frozenset()
@@ -66,7 +67,7 @@ class InfoNCE(nn.Module):
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):
                 if rows.contrast.only_paired and not self.smoothing:
                     # log(e^lse + e^paired) - paired, where a small loss is no difference of large numbers.
-                    values.append((-F.logsigmoid(rows.positive - rows.lse), rows.contrast))
+                    values.append((F.softplus(rows.lse - rows.positive, threshold=40), rows.contrast))
                     continue
                 lse = rows.lse if rows.paired is None else torch.logaddexp(rows.lse, rows.paired)
                 target = rows.positive

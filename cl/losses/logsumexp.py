@@ -29,7 +29,8 @@ def logsumexp(
         apart: which pairs never meet.
         tile: rows and keys of a tile. 512, a float32 MB, suits a CPU's cache; a GPU wants more.
         products: precision of the matrix products; sums are float32 either way. bfloat16 has 8 bits: a logit s
-            is off by up to |s| / 256, at random, so that a sum over n keys is off by some |s| / (256 sqrt(n)).
+            is off by up to |s| / 256, at random, so that a sum over n keys is off by some |s| / (256 sqrt(n)). Where
+            the device has no such products, rows are rounded and multiplied as float32.
     """
     return _Rows.apply(q, k, apart, tile, products)  # type: ignore[return-value]
 

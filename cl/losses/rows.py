@@ -64,7 +64,7 @@ class Rows:
 def paired_logits(q: Float[Tensor, "m d"], paired: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:
     """Row by row. An infinite one, which would be a perfect match, is no number."""
     logits = (q * paired).sum(dim=1)
-    return logits + 0 * logits
+    return logits + 0 * logits.detach()
 
 
 def directions(

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cl.precision import has_bfloat16
+
 BOUND = 50.0
 """The exponential of a logit of at most this size, a sum of 10^6 of them, and a 10^6th of that sum's inverse are normal
 float32 numbers."""
@@ -18,6 +20,8 @@ FEW = 128
 """Rows of a tile that are weighed at a time, so that what that takes stays in the cache."""
 
 Products = Literal["float32", "bfloat16"]
+"""Of rows as they are, or rounded to bfloat16. Where a device has no products of that, float32's stand in: of two such
+numbers they are exact."""
 
 Here = tuple[Tensor, Tensor] | Tensor
 """Which of a tile's pairs: their rows and keys within it, or a mask."""
@@ -75,6 +79,7 @@ class Plan:
         self.m, self.n = len(q), len(k)
         self.bounded = exponentials and _bounded(q, k)
         self.low = products == "bfloat16"
+        self.native = self.low and has_bfloat16(q.device)
         self.apart = apart
         self.tile = tile
         self.triangle = triangle
@@ -126,7 +131,9 @@ class Tiles:
 
     def cast(self, rows: Tensor) -> Tensor:
         """Rows as products take them."""
-        return rows.bfloat16() if self.plan.low else rows
+        if not self.plan.low:
+            return rows
+        return rows.bfloat16() if self.plan.native else rows.bfloat16().to(rows.dtype)
 
     def __iter__(self) -> Iterator[Tile]:
         plan = self.plan
@@ -155,7 +162,7 @@ class Tiles:
 
     def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:
         """total += w rows, a sum of the total's width."""
-        if self.plan.low:
+        if self.plan.native:
             total += w @ rows
         else:
             total.addmm_(w, rows)

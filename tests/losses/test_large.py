@@ -1,6 +1,7 @@
 """Every softmax loss and the sigmoid, at shapes that take several tiles: against the whole matrix in float64."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
 @pytest.fixture(params=[0, 32], ids=["listed", "masks"], scope="module", autouse=True)
 def some_kept(request):
     """So few that of some shapes drawn tiles are kept, and of most they are multiplied again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "KEPT", 2**12)
-        patch.setattr(module, "MANY", request.param)
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(tiles, "KEPT", 2**12)
+        context.setattr(module, "MANY", request.param)
         yield
 
 
@@ -133,8 +134,15 @@ def test_the_size_of_tiles_changes_nothing(contrast, temperature, tiles):
     agree(one(first), other(second), mine, theirs, temperature, rounding(contrast, temperature))
 
 
-@given(large(), st.sampled_from([0.1, 0.5]))
-def test_bfloat16_products_are_near(contrast, temperature):
+@pytest.mark.parametrize("native", [True, False])
+@given(contrast=large(), temperature=st.sampled_from([0.1, 0.5]))
+def test_bfloat16_products_are_near(native, contrast, temperature):
+    """Whether the device has such products or float32's stand in for them."""
+    with patch("cl.losses.tiles.has_bfloat16", lambda device: native):
+        check_near(contrast, temperature)
+
+
+def check_near(contrast, temperature):
     single, mine = leaves(contrast)
     near, theirs = leaves(contrast)
     exact, rough = InfoNCE(temperature)(single), InfoNCE(temperature, products="bfloat16")(near)

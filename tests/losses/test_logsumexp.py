@@ -105,6 +105,16 @@ def test_gradients_at_the_bound_are_no_smaller_than_float32(products):
     torch.testing.assert_close(gradient, 1e-12 * 2 * z.detach(), rtol=1e-5 if products == "float32" else 0.02, atol=0)
 
 
+def test_where_there_are_no_products_of_bfloat16_rounded_rows_are_multiplied_as_float32(monkeypatch):
+    monkeypatch.setattr(tiles, "has_bfloat16", lambda device: False)
+    q, k = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (9, 13))
+    none = torch.zeros(0, dtype=torch.int64)
+    value = logsumexp(q, k, lambda at: (none, none), products="bfloat16")
+    exact = logsumexp(q, k, lambda at: (none, none))
+    assert torch.equal(value, logsumexp(q.bfloat16().float(), k.bfloat16().float(), lambda at: (none, none)))
+    assert not torch.equal(value, exact)
+
+
 def test_no_keys_at_all():
     q = torch.ones(3, 2, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
