@@ -1,6 +1,7 @@
 """What a person sees of a run, and the files it is written to."""
 
 import json
+import logging
 import math
 import os
 import time
@@ -16,7 +17,7 @@ from cl.run_folder import refused
 
 
 class Report:
-    """Progress on a terminal, plain lines elsewhere; `metrics.jsonl` and `train.log` always.
+    """Progress on a terminal, plain lines elsewhere; `metrics.jsonl` and `train.log`, with all warnings, always.
 
     Args:
         folder: where the two files are.
@@ -49,12 +50,15 @@ class Report:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=total, completed=done, numbers="")
+        self.warnings = _ToFile(self.log)
 
     def __enter__(self) -> "Report":
+        logging.getLogger("cl").addHandler(self.warnings)
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger("cl").removeHandler(self.warnings)
         self.progress.stop()
         for file in (self.log, self.metrics):
             with suppress(OSError):  # said before
@@ -94,6 +98,17 @@ class Report:
         with self.console.capture() as capture:
             self.console.print(table)
         _append(self.log, capture.get())
+
+
+class _ToFile(logging.Handler):
+    """Warnings to a file: unlike the library's own, with the disk's refusals told."""
+
+    def __init__(self, file: TextIO):
+        super().__init__(logging.WARNING)
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _append(self.file, record.getMessage() + "\n")
 
 
 def _until(metrics: TextIO, done: int) -> None:

@@ -126,11 +126,9 @@ def train(recipe: str, seed: int, out: Path, params: Sequence[str], threads: int
     """
     command = [sys.executable, ROOT / "tools" / "train.py", "--gin", ROOT / "gin" / f"{recipe}.gin", "--out", out]
     bound = [word for param in (f"cl.train.seed = {seed}", *params) for word in ("--param", param)]
-    if threads is None:
-        subprocess.run([*command, *bound], check=True)
-    else:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        subprocess.run([*command, *bound], check=True, env=environment, stdout=subprocess.DEVNULL)
+    alone = threads is None
+    environment = os.environ if alone else os.environ | {"OMP_NUM_THREADS": str(threads)}
+    subprocess.run([*command, *bound], check=True, env=environment, stdout=None if alone else subprocess.DEVNULL)
 
 
 def valid(recipe: str, seed: int) -> bool:

@@ -121,6 +121,7 @@ def test_what_is_done_about_a_collapse_that_is_one(then, code, tmp_path, capsys,
     assert all("The embeddings collapsed at step" in each.why for each in undone)
     if then == "warn":
         assert json.loads((run / "summary.json").read_text())["collapsed"] and "The embeddings collapsed" in caplog.text
+        assert (run / "train.log").read_text().count("The embeddings collapsed") == 1
     else:
         assert "NumericError: The embeddings collapsed at step" in capsys.readouterr().err
 
