@@ -19,8 +19,10 @@ from PIL import Image
 
 from cl.errors import DataError
 from cl.make_shards import main, parser
+from cl.views import torchvision_set
 from cl.views.folder import Folder
-from cl.views.making import make_shards
+from cl.views.making import NOTES, make_shards
+from cl.views.records import BadSample
 from cl.views.shards import Shards
 
 ROOT = Path(__file__).parent.parent
@@ -222,6 +224,56 @@ def test_going_on_with_other_labels_is_refused(tmp_path):
         make_shards(plain, tmp_path / "out", "x", 2, workers=1, progress=lambda done, total: 1 // 0)
     with pytest.raises(DataError, match="begun with other settings"):
         make_shards(labelled, tmp_path / "out", "x", 2, workers=1)
+
+
+def test_going_on_with_other_pictures_of_as_many_names_is_refused(tmp_path):
+    pictures(tmp_path / "in", 4)
+    with pytest.raises(ZeroDivisionError):
+        make_shards(Folder(str(tmp_path / "in")), tmp_path / "out", "x", 2, workers=1, progress=lambda *_: 1 // 0)
+    cv2.imwrite(str(tmp_path / "in" / "003.png"), np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DataError, match="begun with other settings or another source"):
+        make_shards(Folder(str(tmp_path / "in")), tmp_path / "out", "x", 2, workers=1)
+
+
+@pytest.mark.parametrize("keep", [0, -5])
+def test_notes_that_were_cut_short_are_gone_on_from(tmp_path, keep):
+    """As a stop between creating and writing them leaves them, and as a full disk does."""
+    folder = Folder(str(pictures(tmp_path / "in", 6)))
+    out, notes = tmp_path / "out", tmp_path / "out" / NOTES
+    with pytest.raises(ZeroDivisionError):
+        make_shards(folder, out, "x", 2, workers=1, progress=lambda *_: 1 // 0)
+    notes.write_text(notes.read_text()[:keep] if keep else "")
+    if not keep:
+        for path in out.glob("*.tar"):
+            path.unlink()
+    make_shards(folder, out, "x", 2, workers=1)
+    assert Shards(str(out), label=None, caption=None).load().keys == tuple(f"{i:03d}" for i in range(6))
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    class Deadly(Folder):
+        def decoded(self, record):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(DataError, match=r"A process that reads data ended.*lower --workers"):
+        make_shards(Deadly(str(pictures(tmp_path / "in", 4))), tmp_path / "out", "x", 2, workers=1)
+
+
+def test_a_torchvision_set_with_pictures_that_cannot_be_read_or_are_of_other_colours(tmp_path):
+    class Faulty:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, position):
+            if position == 1:
+                raise Image.UnidentifiedImageError("cannot identify image file")
+            return Image.new("CMYK" if position else "RGB", (4, 4)), position
+
+    records = torchvision_set._Records(Faulty(), "x", tmp_path)
+    data = torchvision_set.TorchvisionSet("x", tmp_path, "train", max_bad_fraction=0.5)
+    assert data.decoded(records[2]).image.shape == (3, 4, 4)
+    with pytest.raises(BadSample, match="no picture"):
+        data.decoded(records[1])
 
 
 def test_nothing_that_can_be_used(tmp_path, capsys):

@@ -5,7 +5,7 @@ What becomes RGB how:
 - gray: three equal channels; 16 bits: the upper eight;
 - palette, alpha: what is transparent becomes white;
 - CMYK, YCCK: Pillow's conversion, Adobe's inverted values minded; colour profiles are not applied;
-- EXIF's orientation is applied; of an animation the first picture counts.
+- EXIF's orientation is applied, where EXIF can be read; of an animation the first picture counts.
 """
 
 from io import BytesIO
@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -24,6 +24,17 @@ LARGEST = 64_000_000
 """Pixels of the largest picture that is decoded: 192 MB. The header says how many it has."""
 
 _WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an EXIF orientation."""
 
 
 class TooLarge(ValueError):
@@ -50,10 +61,14 @@ def decode(content: bytes) -> UInt8[ndarray, "h w 3"]:
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
             _check(picture.height, picture.width)
-            return np.array(_rgb(ImageOps.exif_transpose(picture)))
+            picture.load()  # a TIFF turns itself
+            turn = _orientation(picture)
+            return np.array(_rgb(picture.transpose(_UPRIGHT[turn]) if turn else picture))
     except Image.DecompressionBombError as error:
         raise TooLarge(str(error)) from None
-    except (SyntaxError, EOFError, IndexError, OverflowError) as error:  # what Pillow's readers stumble with
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers stumble over bytes in many ways
         raise ValueError(str(error) or type(error).__name__) from None
 
 
@@ -64,7 +79,16 @@ def _turned(jpeg: bytes) -> bool:
     if jpeg[at + 4 : at + 9] != b"Exif\0":
         return False
     with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1) > 1
+        return _orientation(picture) is not None
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """By EXIF, where it says another than upright. Pillow's own turning also writes EXIF anew, and may fail at that."""
+    try:
+        said = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as much as the bytes of a picture, and less needed
+        return None
+    return said if isinstance(said, int) and said in _UPRIGHT else None
 
 
 def _check(height: int, width: int) -> None:
@@ -84,11 +108,16 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def square(image: UInt8[ndarray, "h w 3"], size: int) -> UInt8[ndarray, "s s 3"]:
-    """The middle square, after the shorter side became `size` pixels: by area when shrinking, bicubic otherwise."""
+    """The middle square, after the shorter side became `size` pixels: by area when shrinking, bicubic otherwise.
+
+    Raises:
+        TooLarge: the whole picture would become so.
+    """
     h, w = image.shape[:2]
     scale = size / min(h, w)
     if scale != 1:
         new = (max(size, round(w * scale)), max(size, round(h * scale)))
+        _check(*new[::-1])
         image = cv2.resize(image, new, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size])

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class Folder:
     """All pictures in a folder and the folders in it, in the order of their names; hidden ones are passed over.
 
+    Links to pictures and folders are followed.
+
     The samples, and so their views, are those of shards made by `tools/make_shards.py folder`.
 
     Args:
@@ -32,8 +34,9 @@ class Folder:
         name: of the data set, of which the samples' ids are a function; None: the folder's.
 
     Raises (when read):
-        DataError: no such folder, no pictures in it, two pictures of one name that differ in their ending, or with
-            `label` a picture that lies in no folder; and as `Shards`.
+        DataError: no such folder, no pictures in it, a folder in it that cannot be read or is a link to one that it
+            lies in, two pictures of one name that differ in their ending, or with `label` a picture that lies in no
+            folder; and as `Shards`.
     """
 
     def __init__(
@@ -72,12 +75,12 @@ class Folder:
 
     def classes(self) -> tuple[str, ...]:
         """The folders that are classes, in the order of their numbers."""
-        return tuple(sorted({path.parts[0] for path in self._pictures() if len(path.parts) > 1}))
+        return _classes(self._pictures())
 
     def _listed(self) -> FileRecords:
-        root, files = Path(self.path), []
-        number = {name: str(index).encode() for index, name in enumerate(self.classes())}
-        for path in self._pictures():
+        root, files, pictures = Path(self.path), [], self._pictures()
+        number = {name: str(index).encode() for index, name in enumerate(_classes(pictures))}
+        for path in pictures:
             if self.label and len(path.parts) == 1:
                 raise DataError(f"{root / path} lies in no folder that could be its class. Set Folder.label = False.")
             others = {"cls": number[path.parts[0]]} if self.label else {}
@@ -89,8 +92,10 @@ class Folder:
         if not root.is_dir():
             raise DataError(f"There is no folder {root}. Correct Folder.path.")
         found, others = [], 0
-        for folder, inner, names in os.walk(root):
+        for folder, inner, names in os.walk(root, followlinks=True, onerror=_unreadable):
             inner[:] = [name for name in inner if not name.startswith(".")]
+            for name in inner:
+                _check_link(Path(folder, name))
             for name in names:
                 if not name.startswith("."):
                     path = Path(folder, name)
@@ -101,3 +106,16 @@ class Folder:
         if others:
             logger.info("%s: %s files that are no pictures are passed over.", root, f"{others:,}")
         return sorted(found)
+
+
+def _classes(pictures: list[PurePosixPath]) -> tuple[str, ...]:
+    return tuple(sorted({path.parts[0] for path in pictures if len(path.parts) > 1}))
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}. Make it readable, or move it away.")
+
+
+def _check_link(folder: Path) -> None:
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{folder} is a link to a folder that it lies in, without end. Remove the link.")

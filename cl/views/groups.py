@@ -62,6 +62,6 @@ class ByCaption:
 
 
 def stable_hash(*parts: str) -> int:
-    """63 bits of blake2b over the parts; the same on every machine and in every process."""
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
+    """63 bits of blake2b over the parts; the same on every machine and in every process. Names need not be UTF-8."""
+    digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

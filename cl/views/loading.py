@@ -1,8 +1,10 @@
 """Whole data sets, decoded."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +13,8 @@ from cl.views.records import Bad, BadSample, Source
 from cl.views.samples import Sample, Samples
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def read(source: Source, chunk: int = 1024) -> Iterator[Samples]:
@@ -63,7 +67,7 @@ def batch(rows: list[Sample], images: bool = True, skipped: Mapping[str, int] | 
             if row.image.shape != rows[0].image.shape:
                 raise DataError(
                     f"{row.key!r} is a picture of {_pixels(row)} pixels, {rows[0].key!r} one of {_pixels(rows[0])}. "
-                    "Bring them to one size by the data set's `size`, or augment them one by one: @FusedAugment()."
+                    f"{ONE_SIZE}"
                 )
     return Samples(
         images=torch.stack([row.image for row in rows]) if images else torch.empty(len(rows), 3, 0, 0).byte(),
@@ -73,6 +77,16 @@ def batch(rows: list[Sample], images: bool = True, skipped: Mapping[str, int] | 
         sample=torch.tensor([row.sample for row in rows]),
         skipped=skipped or {},
     )
+
+
+def check_size(shape: torch.Size, other: torch.Size) -> None:
+    """Of what are to be rows of one tensor.
+
+    Raises:
+        DataError: they differ.
+    """
+    if shape != other:
+        raise DataError(f"Pictures of {_size(shape)} and of {_size(other)} pixels in one batch. {ONE_SIZE}")
 
 
 def count(skipped: Counter[str], bad: Bad, most: float) -> None:
@@ -90,6 +104,35 @@ def count(skipped: Counter[str], bad: Bad, most: float) -> None:
         )
 
 
+def allowed(most: float, world: int) -> float:
+    """How many of the samples that may be left out one of `world` processes may: its part, and chance's share.
+
+    Chance gives one process more of them than another; three deviations of that are let pass.
+    """
+    part = most / world
+    return part if world == 1 else part + 3 * math.sqrt(part)
+
+
+def sent(loaded: Iterable[T], workers: str) -> Iterator[T]:
+    """What a loader's processes send.
+
+    Args:
+        loaded: the loader.
+        workers: what says how many there are, for the message.
+
+    Raises:
+        DataError: one of them ended.
+    """
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"A process that reads data ended: {error}. If it was killed for memory, lower {workers}."
+        ) from error
+
+
 def told(skipped: Mapping[str, int]) -> str:
     """The most frequent kinds, in words."""
     common = Counter(skipped).most_common(5)
@@ -97,5 +140,12 @@ def told(skipped: Mapping[str, int]) -> str:
     return "; ".join([f"{count} in {where}" for where, count in common] + [f"{rest} elsewhere"] * (rest > 0))
 
 
+ONE_SIZE = "Bring them to one size by the data set's `size`, or augment them one by one: @FusedAugment()."
+
+
 def _pixels(sample: Sample) -> str:
-    return "{1} x {0}".format(*sample.image.shape[1:])
+    return _size(sample.image.shape)
+
+
+def _size(shape: torch.Size) -> str:
+    return "{1} x {0}".format(*shape[-2:])

@@ -1,5 +1,6 @@
 """Shards made of any source of samples: in parallel, checked as they are written, and gone on with after a stop."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from cl.errors import ClError, DataError
 from cl.views.decode import EXTENSIONS
 from cl.views.index import INDEX, scan, write_index
-from cl.views.loading import told
+from cl.views.loading import sent, told
 from cl.views.records import Bad, BadSample, Record, Records, Source
 from cl.views.samples import Sample
 from cl.views.write_shards import write_shard
 
 NOTES = "making.jsonl"
+SOME = 8
+"""Samples that tell a source from another."""
 QUALITY = 92
 """Of the JPEGs that resized pictures become."""
 
@@ -56,12 +59,13 @@ def make_shards(
     records = source.records()
     members = dict(sorted(records.having.items()))
     job = {"name": name, "samples": len(records), "members": members, "per_shard": per_shard, "shorter": shorter}
+    job["some"] = _digest(records)
     paths = [folder / f"{number:05d}.tar" for number in range(-(-len(records) // per_shard))]
     left_out = _resumed(folder, job)
     todo = [number for number, path in enumerate(paths) if path.name not in left_out]
     shards = _Shards(source, records, [(number * per_shard, paths[number]) for number in todo], per_shard, shorter)
     # The loader's processes have the source as it is here; those of a pool would be sent it with every shard.
-    written = DataLoader(shards, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    written = sent(DataLoader(shards, batch_size=None, num_workers=workers, collate_fn=_as_it_is), "--workers")
     with (folder / NOTES).open("a") as notes:
         for done, (number, skipped) in enumerate(zip(todo, written, strict=True), start=len(paths) - len(todo) + 1):
             if isinstance(skipped, Exception):
@@ -135,19 +139,35 @@ def _resumed(folder: Path, job: Mapping[str, Any]) -> dict[str, Mapping[str, int
     """By shard that is there already, what was left out of it."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / NOTES
-    if not notes.exists():
-        if any(folder.iterdir()):
+    text = notes.read_text() if notes.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # without a line that was cut short
+    if not whole:
+        if any(path != notes for path in folder.iterdir()):
             what = f"it has an {INDEX}: what it holds is complete" if (folder / INDEX).exists() else "it is not empty"
             raise FileExistsError(f"{what}. Name a new folder")
         notes.write_text(json.dumps(job) + "\n")
         return {}
-    before, *shards = map(json.loads, notes.read_text().splitlines())
+    if whole != text:
+        notes.write_text(whole)
+    before, *shards = map(json.loads, whole.splitlines())
     if before != dict(job):
         raise DataError(
             f"{folder} was begun with other settings or another source: {before}, now {dict(job)}. Name a new folder, "
             "or empty it."
         )
     return {name: skipped for shard in shards for name, skipped in shard.items()}
+
+
+def _digest(records: Records) -> str:
+    """Of a few samples, by which another source of the same name and size is known."""
+    digest = hashlib.sha256()
+    for position in sorted({number * (len(records) - 1) // (SOME - 1) for number in range(SOME)}):
+        record = records[position]
+        for part in (record.key, *sorted(record.members)):
+            digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+        for extension in sorted(record.members):
+            digest.update(record.members[extension])
+    return digest.hexdigest()[:16]
 
 
 def _shrunk(record: Record, sample: Sample, shorter: int) -> Mapping[str, bytes]:

@@ -51,7 +51,7 @@ class MemoryViews:
         if self.batch % place.world:
             raise ConfigError(f"MemoryViews.batch {self.batch} is not a multiple of the {place.world} processes.")
         samples = self.data.load()
-        self.skipped = samples.skipped
+        self.skipped = samples.skipped if place.rank == 0 else {}  # each process has all samples
         if self.batch > len(samples):
             raise DataError(
                 f"A batch of {self.batch} cannot be filled from {len(samples)} samples. Lower MemoryViews.batch."

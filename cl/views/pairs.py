@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 import gin
@@ -25,14 +26,15 @@ class Pairs:
         path: the table.
         image: column of the pictures' paths, from the table's folder on.
         caption: column of the captions.
-        label: column of the labels: numbers, or names, which are numbered in their order; None: none.
+        label: column of the labels: numbers, or names, which are numbered in their order; None: none. A sample of which
+            it says nothing cannot be used; of class -1 it is of none.
         size: as `Shards`.
         max_bad_fraction: as `Shards`; a picture that is not there is one that cannot be used.
         name: of the data set, of which the samples' ids are a function; None: the file's without its ending.
 
     Raises (when read):
-        DataError: no such table or column, two pictures of one name that differ in their ending, or two labels of one
-            picture; and as `Shards`.
+        DataError: no such table or column, a table that is damaged or leaves a quote open, two pictures of one name
+            that differ in their ending, or two labels of one picture; and as `Shards`.
     """
 
     def __init__(
@@ -75,19 +77,21 @@ class Pairs:
 
     def _listed(self) -> FileRecords:
         table = Path(self.path)
-        captions: dict[str, list[str]] = {}
-        labels: dict[str, str] = {}
-        for row in _rows(table, [column for column in (self.image, self.caption, self.label) if column]):
-            captions.setdefault(row[self.image], []).append(row[self.caption])
-            if self.label and labels.setdefault(row[self.image], row[self.label]) != row[self.label]:
+        captions: dict[tuple[str, int], list[str]] = {}
+        labels: dict[tuple[str, int], str] = {}
+        columns = [column for column in (self.image, self.caption, self.label) if column]
+        for line, row in enumerate(_rows(table, columns)):
+            picture = row[self.image], 0 if row[self.image] else line  # rows that name none are not one sample
+            captions.setdefault(picture, []).append(row[self.caption])
+            if self.label and labels.setdefault(picture, row[self.label]) != row[self.label]:
                 raise DataError(f"{table}: {row[self.image]!r} has two labels. Give it one.")
-        number = _numbers(set(labels.values()))
+        number = _numbers(set(labels.values()) - {""})
         files = []
         for index, (picture, texts) in enumerate(captions.items()):
             others = {f"{i}.txt" if i else "txt": _bytes(text) for i, text in enumerate(texts)}
-            if self.label:
-                others["cls"] = number[labels[picture]]
-            files.append(PictureFile(_key(picture, index), table.parent / picture, others))
+            if label := labels.get(picture):
+                others["cls"] = number[label]
+            files.append(PictureFile(_key(picture[0], index), table.parent / picture[0], others))
         return FileRecords(self.name or table.stem, table, files)
 
 
@@ -95,12 +99,10 @@ def _rows(table: Path, columns: list[str]) -> Iterator[Mapping[str, str]]:
     if not table.is_file():
         raise DataError(f"There is no file {table}. Correct Pairs.path.")
     if table.suffix == ".parquet":
-        rows, have = _parquet(table)
+        rows, have = _parquet(table, columns)
     elif table.suffix in (".csv", ".tsv"):
-        # What is not UTF-8 is kept as it is, so that it is counted where it is decoded.
-        file = table.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",", restval="")
-        rows, have = reader, reader.fieldnames or []
+        rows = _separated(table, "\t" if table.suffix == ".tsv" else ",")
+        have = list(next(rows, {}))
     else:
         raise DataError(f"{table}: a table ends in .csv, .tsv or .parquet.")
     for column in columns:
@@ -112,17 +114,38 @@ def _rows(table: Path, columns: list[str]) -> Iterator[Mapping[str, str]]:
     return ({column: row[column] for column in columns} for row in rows)
 
 
-def _parquet(table: Path) -> tuple[Iterable[Mapping[str, str]], list[str]]:
+def _separated(table: Path, delimiter: str) -> Iterator[Mapping[str, str]]:
+    """The header, of columns named by themselves, and the lines."""
+    # What is not UTF-8 is kept as it is, so that it is counted where it is decoded.
+    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = next(lines, [])
+            yield {name: name for name in header}
+            for line in lines:
+                if line:
+                    yield dict(zip_longest(header, line[: len(header)], fillvalue=""))
+        except csv.Error as error:
+            raise DataError(
+                f"{table}, line {lines.line_num}: {error}. A field that begins with a quote ends with one, and quotes "
+                'inside it are doubled: "a ""b"" c". Mend the line.'
+            ) from None
+
+
+def _parquet(table: Path, columns: list[str]) -> tuple[Iterable[Mapping[str, str]], list[str]]:
     try:
-        from pyarrow import parquet  # large, and only these tables need it
+        from pyarrow import ArrowException, parquet  # large, and only these tables need it
     except ImportError:
         raise DataError(f"{table} needs pyarrow to be read: pip install pyarrow") from None
-    file = parquet.ParquetFile(table)
-    rows = (
-        {name: "" if value is None else str(value) for name, value in row.items()}
-        for batch in file.iter_batches()
-        for row in batch.to_pylist()
-    )
+    try:
+        file = parquet.ParquetFile(table)
+        rows = [
+            {name: "" if value is None else str(value) for name, value in row.items()}
+            for batch in file.iter_batches(columns=columns)
+            for row in batch.to_pylist()
+        ]
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{table} cannot be read as parquet: {error}. Write or copy it again.") from None
     return rows, file.schema_arrow.names
 
 
@@ -137,6 +160,6 @@ def _key(picture: str, index: int) -> str:
 
 def _numbers(labels: set[str]) -> dict[str, bytes]:
     """Class numbers: of numbers themselves, of names their place among all names."""
-    if all(label.isdecimal() for label in labels):
+    if all(label.removeprefix("-").isdecimal() for label in labels):
         return {label: label.encode() for label in labels}
     return {label: str(index).encode() for index, label in enumerate(sorted(labels))}

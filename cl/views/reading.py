@@ -94,11 +94,11 @@ class Reading:
             raise BadSample("no picture", f"its members are {', '.join(members)}")
         try:
             image = decode(content)
+            return image if self.size is None else square(image, self.size)
         except TooLarge as error:
             raise BadSample("a picture too large", str(error)) from None
         except (ValueError, OSError) as error:
             raise BadSample("a picture that cannot be decoded", str(error)) from None
-        return image if self.size is None else square(image, self.size)
 
     def _label(self, members: Mapping[str, bytes]) -> int:
         if self.label is None:
@@ -106,9 +106,12 @@ class Reading:
         if self.label not in members:
             raise BadSample("no label", f"it has no member {self.label!r}")
         try:
-            return int(members[self.label])
+            label = int(members[self.label])
         except ValueError:
             raise BadSample("a label that is no number", repr(members[self.label][:40])) from None
+        if not -(2**63) <= label < 2**63:
+            raise BadSample("a label of more than 64 bits", repr(members[self.label][:40]))
+        return label
 
     def _captions(self, members: Mapping[str, bytes]) -> tuple[str, ...]:
         if not self.captions:

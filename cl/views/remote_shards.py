@@ -42,7 +42,7 @@ class RemoteShards:
         streams: how many take turns.
         stretch: samples a request.
         buffer: samples that are shuffled together, in every stream. A process keeps the bytes of up to `streams` times
-            (`buffer` / `stretch` + 2) stretches: of 30 kB a sample and with the defaults, 370 MB.
+            (`buffer` + 2 `stretch`) samples: of 30 kB a sample and with the defaults, 370 MB.
         endpoint: URL of a server that speaks S3's protocol, for s3://; None: Amazon's.
 
     Raises (when read):
@@ -108,8 +108,9 @@ class _Records:
         self.shard_starts = [0, *accumulate(map(len, self.shards))]
         inner = (at for low, high in pairwise(self.shard_starts) for at in range(low, high, stretch))
         self.starts = [*inner, self.shard_starts[-1]]
-        # A buffer's samples lie in that many stretches, of which it shares the first and the last with its neighbours.
-        self.kept = streams * (-(-buffer // stretch) + 2)
+        # A buffer shares its first and its last stretch with its neighbours. A shard's last may be shorter than others.
+        self.most = streams * (buffer + 2 * stretch)
+        self.kept = 0
         self.stretches: OrderedDict[int, bytes] = OrderedDict()
         self.latest: StreamedOrder | None = None
 
@@ -129,11 +130,15 @@ class _Records:
         begin, end = extent(shard, self.starts[stretch] - before, self.starts[stretch + 1] - before)
         if stretch not in self.stretches:
             self.stretches[stretch] = fetched(url, (begin, end))
-            if len(self.stretches) > self.kept:
-                self.stretches.popitem(last=False)
+            self.kept += self._length(stretch)
+            while self.kept > self.most:
+                self.kept -= self._length(self.stretches.popitem(last=False)[0])
         self.stretches.move_to_end(stretch)
         low, high = extent(shard, position - before, position - before + 1)
         return unpacked(self.stretches[stretch][low - begin : high - begin], url, self.name)
+
+    def _length(self, stretch: int) -> int:
+        return self.starts[stretch + 1] - self.starts[stretch]
 
 
 def _index(url: str) -> tuple[str, list[Shard]]:

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import gin
-from braceexpand import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -46,8 +46,9 @@ class Shards:
 
     Raises (when read):
         DataError: naming the shard, and the key where there is one: a folder or shard that is missing, damaged, cut or
-            of another number of samples than the index says; a key that comes twice; too many samples that cannot be
-            used; pictures of different sizes; a URL or a command as path.
+            of another number of samples than the index says; a shard by name that the index beside it does not have; a
+            key that comes twice; too many samples that cannot be used; pictures of different sizes; a URL or a command
+            as path.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ def _found(path: str | Sequence[str]) -> list[tuple[str, Shard]]:
     if isinstance(path, str) and Path(path).is_dir():
         if (Path(path) / INDEX).exists():
             name, shards = read_index(Path(path))
+            _tell_of_others(Path(path), shards)
             return [(name, shard) for shard in shards]
         paths = sorted(each for each in Path(path).iterdir() if each.suffix == ".tar")
         if not paths:
@@ -138,7 +140,13 @@ def _found(path: str | Sequence[str]) -> list[tuple[str, Shard]]:
 
 def _in_folder(folder: Path, paths: Sequence[Path]) -> tuple[str, list[Shard]]:
     if (folder / INDEX).exists():
-        return read_index(folder, {path.name for path in paths})
+        name, indexed = read_index(folder, {path.name for path in paths})
+        if missing := sorted(set(paths) - {shard.path for shard in indexed}):
+            raise DataError(
+                f"{missing[0]} is not in {folder / INDEX}. Leave it out, or index the folder anew: python "
+                f"tools/make_shards.py index {folder}"
+            )
+        return name, indexed
     logger.warning(
         "%s has no %s: every start scans the shards, and one that was changed goes unnoticed. Write it: "
         "python tools/make_shards.py index %s",
@@ -156,13 +164,26 @@ def _in_folder(folder: Path, paths: Sequence[Path]) -> tuple[str, list[Shard]]:
     return folder.name, shards
 
 
+def _tell_of_others(folder: Path, shards: Sequence[Shard]) -> None:
+    others = sorted({path.name for path in folder.glob("*.tar")} - {shard.path.name for shard in shards})
+    if others:
+        logger.warning(
+            "%s: left out, because %s does not name them: %s%s. If they are of the data set, index it anew: python "
+            "tools/make_shards.py index %s",
+            *(folder, INDEX, ", ".join(others[:3]), " …" * (len(others) > 3), folder),
+        )
+
+
 def _expanded(pattern: str) -> list[Path]:
     if command := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", pattern):
         raise DataError(
             f"Shards.path {pattern!r} begins with {command[0]!r}: URLs and commands are never opened here. "
             "@RemoteShards() reads shards behind http://, https://, s3:// and gs://."
         )
-    shards = [Path(name) for name in braceexpand(pattern)]
+    try:
+        shards = [Path(name) for name in braceexpand(pattern)]
+    except UnbalancedBracesError:
+        raise DataError(f"Shards.path {pattern!r} has a brace without its other: '{{000..009}}.tar'.") from None
     for shard in shards:
         if not shard.is_file():
             raise DataError(

@@ -17,7 +17,7 @@ from cl.errors import ClError, ConfigError, DataError
 from cl.processes import work_for_parent
 from cl.types import Pending, Views
 from cl.views.groups import Grouping
-from cl.views.loading import batch, count, told
+from cl.views.loading import allowed, batch, check_size, count, sent, told
 from cl.views.records import Bad, BadSample, Records, Source
 from cl.views.samples import Sample, Samples
 from cl.views.transforms import BatchTransform, SampleTransform
@@ -71,6 +71,7 @@ class StreamViews:
         self.epoch = 0
         self.position = 0
         self.skipped: Counter[str] = Counter()
+        self.skipped_now: Counter[str] = Counter()  # in this epoch
 
     @property
     def views(self) -> int:
@@ -95,14 +96,15 @@ class StreamViews:
             worker_init_fn=_alone,
             generator=torch.Generator(),  # its own: the workers' seed would be drawn from the training's
         )
-        loaded, skipped = iter(loader), Counter[str]()
+        loaded = sent(loader, "StreamViews.workers")
+        most = allowed(self.data.max_bad_fraction * len(records), place.world)
         while True:
             if self.position + self.batch > len(records):
-                self.epoch, self.position, skipped = self.epoch + 1, 0, Counter()
+                self.epoch, self.position, self.skipped_now = self.epoch + 1, 0, Counter()
             parts = [_received(loaded) for _ in range(max(1, workers))]
             for bad in (bad for part in parts for bad in part.bad):
                 self.skipped[bad.counted] += 1
-                count(skipped, bad, self.data.max_bad_fraction * len(records) / place.world)
+                count(self.skipped_now, bad, most)
             self.position += self.batch
             yield self._views(parts, share, place)
 
@@ -131,12 +133,14 @@ class StreamViews:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, how many of its samples were consumed over all ranks, and what this rank skipped so far."""
-        return {"epoch": self.epoch, "position": self.position, "skipped": dict(self.skipped)}
+        """Epoch, how many of its samples were consumed over all ranks, and what this rank skipped so far, and in it."""
+        skipped = {"skipped": dict(self.skipped), "skipped_now": dict(self.skipped_now)}
+        return {"epoch": self.epoch, "position": self.position, **skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues after what was consumed."""
         self.epoch, self.position, self.skipped = state["epoch"], state["position"], Counter(state["skipped"])
+        self.skipped_now = Counter(state.get("skipped_now", {}))  # not in the earliest
 
 
 class Rows(IterableDataset):
@@ -184,7 +188,7 @@ class Rows(IterableDataset):
                 samples.append(batch(decoded, images=False))
         if not at:
             return Part([], None, [], bad)
-        return Part(at, Samples.concatenate(samples), [torch.cat(views) for views in zip(*crops, strict=True)], bad)
+        return Part(at, Samples.concatenate(samples), [_joined(views) for views in zip(*crops, strict=True)], bad)
 
 
 FEW = 16
@@ -197,6 +201,12 @@ def _prepared(
     if isinstance(transform, SampleTransform):
         return transform.crops(samples, seed, epoch, view)
     return transform.prepare(batch(samples))
+
+
+def _joined(crops: Sequence[Tensor]) -> Tensor:
+    for crop in crops:
+        check_size(crop.shape[1:], crops[0].shape[1:])
+    return torch.cat(tuple(crops))
 
 
 def _make(transform: SampleTransform | BatchTransform, seed: int, epoch: int, view: int, rows: Tensor, ids: Tensor):
@@ -212,6 +222,7 @@ def _taken(crops: list[Tensor], rows: list[int]) -> Tensor:
     whole = torch.empty((len(rows), *like.shape[1:]), dtype=like.dtype, memory_format=form)
     places = torch.tensor(rows)
     for crop in crops:
+        check_size(crop.shape[1:], like.shape[1:])
         mine = ((places >= start) & (places < start + len(crop))).nonzero().flatten()
         whole[mine] = crop[places[mine] - start]
         start += len(crop)
@@ -219,14 +230,7 @@ def _taken(crops: list[Tensor], rows: list[int]) -> Tensor:
 
 
 def _received(parts: Iterator[Part | ClError]) -> Part:
-    try:
-        part = next(parts)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            f"A process that reads data ended: {error}. If it was killed for memory, lower StreamViews.workers."
-        ) from error
+    part = next(parts)
     if isinstance(part, ClError):
         raise part
     return part

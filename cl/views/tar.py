@@ -9,6 +9,7 @@ from mmap import mmap
 from typing import NamedTuple
 
 BLOCK = 512
+CHUNK = 2**20
 _NOTHING = bytes(BLOCK)
 
 Buffer = bytes | mmap
@@ -39,13 +40,16 @@ def members(content: Buffer) -> Iterator[Member]:
     Reads ustar, GNU and PAX names and sizes. Folders, links and devices are passed over.
 
     Raises:
-        TarDamage: a header that is none, or a member cut short.
+        TarDamage: a header that is none, a member cut short, or more after the end mark.
     """
     at = start = 0
     given: dict[str, str] = {}
     while at < len(content):
         header = content[at : at + BLOCK]
         if header == _NOTHING:
+            for more in range(at, len(content), CHUNK):
+                if content[more : more + CHUNK].strip(b"\0"):
+                    raise TarDamage(f"more after the end mark at byte {at}, as where tar files were put into one")
             return
         if len(header) < BLOCK:
             raise TarDamage(f"cut inside a header, at byte {at + len(header)}")

@@ -88,15 +88,19 @@ class _Records:
         return epoch_order(len(self), seed, epoch, places)
 
     def __getitem__(self, position: int) -> Record:
+        """A file that cannot be read is counted as a sample without a picture."""
         key = f"{position:08d}"
         if hasattr(self.data, "samples"):  # a folder of files and their classes
             path, label = self.data.samples[position]
             try:
                 picture = {Path(path).suffix[1:].lower(): Path(path).read_bytes()}
-            except OSError:  # counted as a sample without a picture
+            except OSError:
                 picture = {}
         else:
-            image, label = self.data[position]
+            try:
+                image, label = self.data[position]
+            except OSError:
+                return Record(key, {}, str(self.root), stable_hash(self.name, key))
             picture = {"png": _png(image)}
         if not isinstance(label, int):
             raise DataError(f"{self.name} has no class numbers: of a picture it says {type(label).__name__}.")
@@ -106,5 +110,6 @@ class _Records:
 
 def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
+    image = image.convert("RGB") if image.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") else image
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -115,6 +115,36 @@ def test_exif_orientation_is_applied(orientation, format):
     assert pixels.shape == upright.shape and np.abs(pixels.astype(int) - upright).max() <= 12
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(
+    "orientation, more",
+    [(6, {0x011A: "72"}), (6, {0x0100: "wide"}), (b"6", {}), ("6", {}), (0, {}), (9, {}), (70000, {})],
+)
+def test_exif_of_unexpected_types_does_not_keep_a_picture_from_being_read(format, orientation, more):
+    exif = Image.Exif()
+    exif.update({0x0112: orientation, **more})
+    try:
+        content = encoded(np.zeros((16, 24, 3), np.uint8), format, exif=exif)
+    except (struct.error, ValueError, TypeError, AttributeError):
+        pytest.skip("Pillow does not write it")
+    assert decode(content).shape[:2] in ((16, 24), (24, 16))
+
+
+def test_whatever_a_reader_stumbles_with_is_a_damaged_picture(monkeypatch):
+    def stumble(self):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    content = encoded(np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", stumble)
+    with pytest.raises(ValueError, match="unpack requires"):
+        decode(content)
+
+
+def test_a_thin_picture_does_not_become_a_huge_one():
+    with pytest.raises(TooLarge, match="4480000 x 224"):
+        square(np.zeros((1, 20_000, 3), np.uint8), 224)
+
+
 def forged_png(width, height):
     """A valid PNG of a few kilobytes that says it has so many gray pixels."""
 

@@ -1,6 +1,7 @@
 """Pictures in folders and tables: the samples, and so the views, are those of shards made of them."""
 
 import csv
+import os
 import sys
 from itertools import islice
 
@@ -159,12 +160,65 @@ def test_paths_out_of_the_tables_folder_have_numbers_as_keys(photos, tmp_path):
             lambda photos: Pairs(str(table(photos / "p.csv", [("a.png", "x", ""), ("a.jpg", "y", "")]))),
             "would both be the sample 'a'",
         ),
+        (
+            lambda photos: Pairs(str(written(photos / "p.tsv", 'image\tcaption\na.png\t"open\nb.png\tx\n'))),
+            r"p\.tsv, line 3: unexpected end of data.*ends with one",
+        ),
+        (lambda photos: Pairs(str(written(photos / "p.parquet", "PAR1 no PAR1"))), "cannot be read as parquet"),
+        (lambda photos: linked(photos, "cat/up", photos), r"up is a link to a folder that it lies in"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_what_is_wrong_is_named(photos, make, match):
     with pytest.raises(DataError, match=match):
         make(photos).load()
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+def linked(photos, name, to):
+    (photos / name).symlink_to(to)
+    return Folder(str(photos))
+
+
+def test_links_to_folders_are_followed(photos, tmp_path):
+    picture(tmp_path / "elsewhere" / "e.png")
+    assert linked(photos, "bird", tmp_path / "elsewhere").classes() == ("ant", "bird", "cat", "dog")
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch):
+    """Made so by hand, as root may read everything."""
+
+    def walk(root, followlinks, onerror):
+        onerror(PermissionError(13, "Permission denied", str(photos / "dog")))
+
+    monkeypatch.setattr("cl.views.folder.os.walk", walk)
+    with pytest.raises(DataError, match=r"dog cannot be read: Permission denied"):
+        Folder(str(photos)).load()
+
+
+def test_a_name_that_is_not_utf_8(photos):
+    name = os.fsdecode(b"cat/caf\xe9.png")
+    (photos / "cat/b.png").rename(photos / name)
+    assert name.removesuffix(".png") in Folder(str(photos)).load().keys
+
+
+@pytest.mark.parametrize("labels, expected", [((0, "", 11, -1), (0, 11, -1)), (("a", "", "c", "b"), (0, 2, 1))])
+def test_a_row_without_label_is_left_out_and_renumbers_nothing(photos, labels, expected):
+    names = ("cat/b.png", "cat/a.JPG", "dog/1.webp", "ant/0.png")
+    path = table(photos / "p.csv", [(name, "text", label) for name, label in zip(names, labels, strict=True)])
+    samples = Pairs(str(path), label="label", max_bad_fraction=0.5).load()
+    assert tuple(samples.label.tolist()) == expected and samples.skipped == {f"{path}: no label": 1}
+
+
+def test_rows_that_name_no_picture_are_counted_one_by_one(photos):
+    path = table(
+        photos / "p.csv", [("cat/b.png", "a"), ("", "b"), ("", "c"), ("dog/1.webp", "d")], ("image", "caption")
+    )
+    assert Pairs(str(path), max_bad_fraction=0.5).load().skipped == {f"{path}: no picture": 2}
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -109,3 +110,14 @@ def test_a_batch_too_large_or_too_small():
     assert error.value.code == 3
     with pytest.raises(ValueError, match=r"MemoryViews\.batch"):
         source(batch=0)
+
+
+def test_what_was_left_out_is_counted_by_one_process():
+    class Some(Pictures):
+        def load(self):
+            return replace(super().load(), skipped={"shard: rotten": 2})
+
+    for rank, expected in ((0, {"shard: rotten": 2}), (1, {})):
+        views = MemoryViews(Some(8), 4, [Noise()], BySample())
+        next(views.iterate(Place(rank, 2)))
+        assert views.skipped == expected

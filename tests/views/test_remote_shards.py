@@ -2,9 +2,12 @@
 
 import io
 import threading
+from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
 from itertools import islice
+from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -16,9 +19,11 @@ from tiny import Noise
 from cl.components import Place
 from cl.errors import DataError
 from cl.views import download
+from cl.views import remote_shards as module
 from cl.views.download import address, fetched
 from cl.views.groups import BySample
-from cl.views.records import Source
+from cl.views.index import Shard
+from cl.views.records import Record, Source
 from cl.views.remote_shards import RemoteShards
 from cl.views.shards import Shards
 from cl.views.stream import StreamViews
@@ -228,3 +233,22 @@ def test_offsets_may_be_anything(served):
     for data in (remote(server), Shards(str(folder), caption=None)):
         with pytest.raises(DataError, match="cannot be read as an index"):
             data.load()
+
+
+@given(st.lists(st.integers(1, 12), min_size=20, max_size=60), st.integers(1, 4), st.integers(1, 12))
+def test_of_shards_that_end_in_short_stretches_none_is_asked_for_twice(sizes, streams, buffer):
+    """More stretches than are kept, most of them shorter than others."""
+    asked = Counter()
+
+    def fetched(url, extent=None):
+        asked[url, extent] += 1
+        return bytes(1000)
+
+    shards = [Shard(Path(f"{i}.tar"), np.arange(size + 1), 1000, {}) for i, size in enumerate(sizes)]
+    record = Record("key", {}, "where", 0)
+    with patch.multiple(module, _index=lambda url: ("x", shards), fetched=fetched, unpacked=lambda *_: record):
+        records = module._Records("http://x", streams, 5, buffer)
+        for position in records.order(np.arange(len(records)), 0, 0).tolist():
+            records[position]
+            assert sum(map(records._length, records.stretches)) <= streams * (buffer + 10)
+    assert asked.total() <= len(asked) + streams  # each begins and ends within a stretch

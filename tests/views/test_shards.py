@@ -395,3 +395,28 @@ def test_members_without_extension_belong_to_no_sample(tmp_path):
     tar(tmp_path / "a.tar", [("README", b"hello"), ("d/a.png", encoded(picture())), ("d/.x", b""), ("e.png", b"")])
     shard = scan(tmp_path / "a.tar")
     assert len(shard) == 2 and shard.passed_over == 2 and shard.extensions == {"png": 2} and shard.whole
+
+
+def test_a_shard_that_the_index_does_not_name(tmp_path, caplog):
+    folder = written(tmp_path / "data")
+    tar(folder / "00003.tar", [("z.png", encoded(picture())), ("z.cls", b"0"), ("z.txt", b"z")])
+    refused(r"00003\.tar is not in .*index\.json.*make_shards\.py index", f"{folder}/{{00000..00003}}.tar")
+    assert len(Shards(str(folder)).load()) == 5
+    assert "left out, because index.json does not name them: 00003.tar. " in caplog.text
+
+
+def test_a_brace_without_its_other(tmp_path):
+    refused("a brace without its other", f"{tmp_path}/{{000..009.tar")
+
+
+def test_a_label_beyond_64_bits_is_no_label(tmp_path):
+    folder = written(tmp_path / "data", cls=str(2**63).encode())
+    assert len(Shards(str(folder), max_bad_fraction=0.5).load()) == 4
+    folder = written(tmp_path / "lowest", cls=str(-(2**63)).encode())
+    assert Shards(str(folder)).load().label[-1] == -(2**63)
+
+
+def test_a_thin_picture_that_would_become_huge_is_left_out(tmp_path):
+    folder = written(tmp_path / "data", png=encoded(picture(h=1, w=20_000)))
+    samples = Shards(str(folder), size=224, max_bad_fraction=0.5).load()
+    assert len(samples) == 4 and list(samples.skipped) == [f"{folder}/00002.tar: a picture too large"]

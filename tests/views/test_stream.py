@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -249,3 +250,44 @@ def test_unequal_shares_of_ranks_end_together():
             epochs[rank, each.epoch] += 1
     assert epochs[0, 0] == epochs[1, 0] == 2 and epochs[0, 4] == epochs[1, 4] == 2
     assert np.array_equal(views[0].state_dict()["position"], views[1].state_dict()["position"])
+
+
+class Sizes(Numbers):
+    """Pictures whose side is one more for some."""
+
+    def decoded(self, record):
+        side = 2 if record.key == "3" else 1
+        return replace(super().decoded(record), image=torch.zeros(3, side, side, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("batch, workers", [(2, 0), (40, 0), (2, 2), (40, 2)])
+def test_pictures_of_different_sizes_are_told_wherever_they_meet(batch, workers):
+    views = StreamViews(Sizes(40), batch, [BatchAugment(8)], BySample(), workers)
+    with pytest.raises(DataError, match=r"1 x 1.*one size by the data set's `size`|2 x 2.*one size by"):
+        list(islice(views.iterate(Place()), 20))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_rank_may_leave_out_its_part_and_what_chance_gives_it(world):
+    """One of 200 is within one per cent, on whatever rank it is; five times the limit is noticed by every rank."""
+
+    def epoch(bad, rank):
+        return keys(numbers(200, 20, bad=bad, max_bad_fraction=0.01), 10, Place(rank, world))
+
+    for rank in range(world):
+        assert len(epoch({7}, rank)) == 10
+        with pytest.raises(DataError, match="more than max_bad_fraction"):
+            epoch(set(range(0, 200, 5)), rank)
+
+
+def test_a_resumed_epoch_counts_on():
+    whole = numbers(100, 10, bad=set(range(0, 100, 20)), max_bad_fraction=0.04)
+    with pytest.raises(DataError, match="more than max_bad_fraction"):
+        keys(whole, 10)
+    state = numbers(100, 10).state_dict()
+    with pytest.raises(DataError, match="more than max_bad_fraction"):
+        for _ in range(10):
+            views = numbers(100, 10, bad=set(range(0, 100, 20)), max_bad_fraction=0.04)
+            views.load_state_dict(state)
+            keys(views, 1)
+            state = views.state_dict()

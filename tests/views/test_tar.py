@@ -99,3 +99,11 @@ def test_an_extended_header_that_cannot_be_read():
     content[BLOCK : BLOCK + 4] = b"zzzz"
     with pytest.raises(TarDamage, match="extended header"):
         found(bytes(content))
+
+
+@pytest.mark.parametrize("between", [0, 10, 20])
+def test_more_after_the_end_mark_is_damage(between):
+    one, other = written([("a", b"x")]), written([("b", b"y")])
+    with pytest.raises(TarDamage, match="more after the end mark at byte 1024"):
+        found(one + bytes(BLOCK * between) + other)
+    assert found(one + bytes(BLOCK * between)) == [("a", b"x")]
