@@ -80,7 +80,7 @@ class Board:
                 time.sleep(0.001)
                 ended, _, _ = select.select(list(self.peers), [], [], 0)
                 silent = [number for number in self.peers.values() if self.counts[number] < self.count]
-                if any(self.peers[each] in silent for each in ended) or waited > self.timeout:
+                if silent and (any(self.peers[each] in silent for each in ended) or waited > self.timeout):
                     raise dist.DistNetworkError(f"waited {waited:.0f} s for rank {silent[0]} at an exchange")
 
 

@@ -7,6 +7,7 @@ checkpoints/last             the name of the newest whole one
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from cl.distributed import gather_objects, on_first, rank
 from cl.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         for name, content in files.items():
             write_synced(aside / name, content)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         aside.rename(final)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
@@ -103,7 +106,10 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
     spared = next((path for path in until_now if _step(path) <= max(checkpoint.step - reach, 0)), None)
     for old in until_now[keep:] if keep else ():
         if old != spared:
-            shutil.rmtree(old)
+            try:
+                _remove(old)
+            except OSError as error:  # this one is written, and that is what counts
+                logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
     return final
 
 
@@ -135,7 +141,7 @@ def set_aside(damaged: Sequence[Path]) -> None:
         aside = path.with_name(f"damaged-{path.name}")
         try:
             if aside.exists():  # of the same step, and an earlier resume
-                shutil.rmtree(aside)
+                _remove(aside)
             path.rename(aside)
         except OSError as error:
             raise CheckpointError(
@@ -188,10 +194,18 @@ def go_back(folder: Path, until: int) -> int | None:
         replace_file(folder / "last", found.name.encode())
         for path in _saved(folder):
             if _step(path) > _step(found):
-                shutil.rmtree(path)
+                _remove(path)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be changed to go back: {error.strerror}. Free space.") from error
     return int(_step(found))
+
+
+def _remove(path: Path) -> None:
+    """A checkpoint; of one that lies elsewhere, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _is_whole(path: Path) -> bool:
@@ -233,7 +247,9 @@ def read_last(folder: Path) -> Checkpoint:
     if not pointer.is_file():
         raise CheckpointError(f"There is no checkpoint in {folder}. Go on with its run by --resume until it has one.")
     try:
-        return read(folder / pointer.read_text().strip())
+        with _refusing(pointer):
+            name = pointer.read_text().strip()
+        return read(folder / name)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error} For an older one, write the name of a step-* folder beside it into the file 'last'."

@@ -75,20 +75,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the training; returns the exit code. Errors are one paragraph on stderr."""
-    number = int(os.environ.get("RANK", "0"))
+    number = int(os.environ.get("RANK", "0")) if os.environ.get("RANK", "0").isdecimal() else 0
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
     taken = _to_resume(arguments)
-    code, silent = 0, False
+    code, silent = 1, False  # of what nobody thought of
     try:
         _run(arguments, taken)
+        code = 0
     except ClError as error:
         code, silent = error.code, number > 0 and error.shared
         if not silent:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    for folder in taken[-1:]:
-        with suppress(CheckpointError):  # the disk may be what ended the run
-            folder.write_json(f"exit.{number}.json", {"code": code})
+    finally:
+        for folder in taken[-1:]:
+            with suppress(CheckpointError):  # the disk may be what ended the run
+                folder.write_json(f"exit.{number}.json", {"code": code})
     if silent:  # a launcher ends all processes once one has ended: first rank 0 is to say why
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(FIRST)
@@ -106,6 +108,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
     # A new run's folder is its own only once it was not refused: nothing is written to it before.
     if not arguments.gin and arguments.resume and arguments.out:
         arguments.gin = [str(arguments.out / "config.gin")]
+    if arguments.resume and not arguments.out:
+        raise ConfigError("--resume goes on with the run of a folder: name it by --out, such as --out runs/simclr-1.")
     if not arguments.gin:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
@@ -131,6 +135,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
 def _built(config: wiring.Wiring) -> Training:
     """The training, of components that go together."""
     seed = config.value("seed", 0)
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"cl.train.seed must lie in [0, 2**32), got {seed}.")
     torch.manual_seed(seed)
     training = config.build()
     rules.check(training)

@@ -39,7 +39,7 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         ConfigError: there are not as many as expected.
         PeerError: another process did not come, or was lost; the message names it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, rank, local = _launched()
     if expected is not None and world != expected:
         raise ConfigError(
             f"cl.train.processes is {expected}, and the launcher started {world}. Look at its list of hosts and at "
@@ -48,7 +48,6 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     if world == 1:
         yield
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     _share_cores()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls of it
     backend = "gloo"
@@ -58,6 +57,8 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     try:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=timeout)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
+    except ValueError as error:
+        raise ConfigError(f"{error} {_LAUNCHERS}") from error
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
             f"Rank {rank} waited {timeout:g} s for all of {world} processes at {os.environ.get('MASTER_ADDR')}:"
@@ -80,9 +81,25 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         watch.stop()
 
 
+def _launched() -> tuple[int, int, int]:
+    """How many processes a launcher started, which of them this is, and which of its host's."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return 1, 0, 0
+    said = {"WORLD_SIZE": world, "RANK": os.environ.get("RANK"), "LOCAL_RANK": os.environ.get("LOCAL_RANK", "0")}
+    found = [int(value) if value and value.isdecimal() else -1 for value in said.values()]
+    if min(found) < 0 or found[1] >= found[0]:
+        what = ", ".join(f"{name} = {value}" for name, value in said.items())
+        raise ConfigError(f"No launcher says {what}. {_LAUNCHERS}")
+    return found[0], found[1], found[2]
+
+
+_LAUNCHERS = "Start with torchrun or deepspeed, which set what processes need to find each other, or unset WORLD_SIZE."
+
+
 def leave(code: int) -> None:
     """Ends a process that had peers with `code`, and without the interpreter's clean-up: ZeRO-3 may abort in it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cl.checkpoint import replace_file
 from cl.run_folder import refused
 
 
@@ -31,11 +32,11 @@ class Report:
 
     def __init__(self, folder: Path, total: int, done: int = 0, quiet: bool = False):
         self.console = Console(highlight=False, quiet=quiet)
+        if not quiet:
+            _until(folder / "metrics.jsonl", done)
         self.log, self.metrics = (
             _opened(Path(os.devnull) if quiet else folder / name) for name in ("train.log", "metrics.jsonl")
         )
-        if not quiet:
-            _until(self.metrics, done)
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}
@@ -111,15 +112,28 @@ class _ToFile(logging.Handler):
         _append(self.file, record.getMessage() + "\n")
 
 
-def _until(metrics: TextIO, done: int) -> None:
+def _until(metrics: Path, done: int) -> None:
     """Leaves the lines of steps up to `done`: a run that goes on from an older checkpoint makes later ones again."""
-    metrics.seek(0)
-    lines = list(metrics)
-    kept = [line for line in lines if json.loads(line)["step"] <= done]
+    if not metrics.is_file():
+        return
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    if lost := sum(step is None for step in steps[:-1]):  # the last may have been cut short
+        logging.getLogger(__name__).warning("%s: %d lines cannot be read, and are left out.", metrics, lost)
+    kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= done]
     if kept != lines:
-        metrics.truncate(0)
-        metrics.writelines(kept)
-        metrics.flush()
+        try:
+            replace_file(metrics, b"".join(kept))
+        except OSError as error:
+            raise refused(metrics, error) from error
+
+
+def _step_of(line: bytes) -> int | None:
+    """Of a whole line that was written."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _opened(path: Path) -> TextIO:

@@ -6,6 +6,7 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 
 import copy
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,7 @@ from cl.distributed import rank
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
+from cl.hooks.enqueue import Enqueue
 from cl.negatives.ring import Remembering, Ring
 from cl.objective import Term
 from cl.train import Training
@@ -174,6 +176,22 @@ def _hooks(training: Training) -> Iterator[str]:
         yield "The centre is never moved: one prototype would take all. Add @UpdateCentre() to cl.train.hooks."
 
 
+def _enqueued(training: Training) -> Iterator[str]:
+    """Views that are enqueued are keys."""
+    encoder = training.objective.encoder
+    for hook in training.hooks:
+        for name, term in training.objective.terms.items():
+            if not isinstance(hook, Enqueue) or not isinstance(term.provider, Remembering):
+                continue
+            q_views, k_views = encoder.layout(term.embedding)
+            keys = q_views if k_views is None else k_views
+            if absent := set(hook.views or ()) - set(keys):
+                yield (
+                    f"Enqueue.views has view {min(absent)}, and the keys of term {name!r} are views "
+                    f"{', '.join(map(str, keys))}. Bind Enqueue.views to some of them, or leave it out for all."
+                )
+
+
 def _evaluations(training: Training) -> Iterator[str]:
     """Held-out data has what is measured on it."""
     for evaluation in training.evaluations:
@@ -238,7 +256,7 @@ def _widths(training: Training) -> Iterator[str]:
 
 
 def _queue(training: Training) -> Iterator[str]:
-    """A queue holds at least one step's keys."""
+    """A queue holds at least one view of a step's keys."""
     for name, term in training.objective.terms.items():
         provider = term.provider
         if not isinstance(provider, Remembering):
@@ -311,6 +329,14 @@ def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: i
     return Embeddings(rows(q_views), ids(q_views), q_views, rows(k_views), ids(k_views), k_views)
 
 
+def _optimizer(training: Training) -> Iterator[str]:
+    """Settings and rules make an optimizer of the parameters there are."""
+    try:
+        training.optimizer.build(training.objective)
+    except (ValueError, re.error) as error:
+        yield f"{type(training.optimizer).__name__} cannot be built: {str(error).rstrip('.')}."
+
+
 def collapse(training: Training) -> Iterator[str]:
     """Something keeps the embeddings apart: a loss, or a predictor and keys without gradient."""
     terms: dict[str, Term] = training.objective.terms
@@ -335,6 +361,7 @@ RULES = (
     _terms,
     _idle,
     _hooks,
+    _enqueued,
     _evaluations,
     _batch,
     _whitening,
@@ -342,5 +369,6 @@ RULES = (
     _widths,
     _queue,
     _contrasts,
+    _optimizer,
 )
 """In order: the first refusal is the one that is reported."""

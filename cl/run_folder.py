@@ -36,7 +36,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.files = files or {}
         if resume:
-            if not path.is_dir():
+            if not any((path / name).is_file() for name in ("config.gin", "environment.json")):
                 raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
             return
         try:
@@ -65,8 +65,21 @@ class RunFolder:
 
     @staticmethod
     def fresh(recipe: str, parent: Path = Path("runs")) -> Path:
-        """The first `runs/<recipe>-<n>` that does not exist."""
-        return next(path for n in count(1) if not (path := parent / f"{recipe}-{n}").exists())
+        """Makes the first `runs/<recipe>-<n>` that does not exist, so that no other run takes it.
+
+        Raises:
+            CheckpointError: it cannot be made.
+        """
+        for n in count(1):
+            path = parent / f"{recipe}-{n}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            return path
+        raise AssertionError
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces one of the files. Another host's processes may be the first to write there.

@@ -20,7 +20,7 @@ from cl.checkpoint import Checkpoint, Rank, newest_for_all, set_aside, write
 from cl.components import Place, PostStepHook, RollsBack, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
-from cl.errors import CheckpointError, NumericError, Overflow, Preempted, RollBack
+from cl.errors import CheckpointError, ConfigError, NumericError, Overflow, Preempted, RollBack
 from cl.evaluation.evaluation import Evaluation, Split
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
@@ -93,6 +93,9 @@ class Training:
         self.engine = engine
         self.steps = steps
         self.hooks = hooks
+        names = [evaluation.name for evaluation in evaluations]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"cl.train.evaluations has {twice[0]!r} twice: the one's figures would hide the other's")
         self.evaluations = evaluations
         self.precision: Precision = precision
         self.evaluate_every = evaluate_every
@@ -111,6 +114,11 @@ class Training:
         started = time.monotonic()
         checkpoint, damaged, lines = newest_for_all(folder.checkpoints) if resume else (None, [], [])
         if checkpoint is not None:
+            if checkpoint.step > self.steps:
+                raise ConfigError(
+                    f"The run in {folder.path} is at step {checkpoint.step}, and cl.train.steps is {self.steps}: bind "
+                    f"it to {checkpoint.step} or more."
+                )
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
@@ -293,14 +301,19 @@ class Training:
         if not same and "skipped" in views:  # what all ranks left out, kept by one
             counts = (Counter(each.state["views"]["skipped"]) for each in checkpoint.ranks if rank() == 0)
             views = {**views, "skipped": dict(sum(counts, Counter[str]()))}
-        self.views.load_state_dict(views)
         if len(self.hooks) != len(hooks):
             raise CheckpointError(
                 f"The checkpoint of step {checkpoint.step} has the state of {len(hooks)} hooks, this configuration "
                 f"{len(self.hooks)}. Use the run's own config.gin."
             )
-        for hook, state in zip(self.hooks, hooks, strict=True):
-            hook.load_state_dict(state)
+        for part, state in zip([self.views, *self.hooks], [views, *hooks], strict=True):
+            try:
+                part.load_state_dict(state)
+            except (LookupError, TypeError) as error:
+                raise CheckpointError(
+                    f"The checkpoint of step {checkpoint.step} has another's state in {type(part).__name__}'s place "
+                    f"({error!r}). Use the run's own config.gin."
+                ) from error
         if same or rank() == 0:
             torch.set_rng_state(mine.tensors["|rng"])
             if self.place.device.type == "cuda" and "|cuda_rng" in mine.tensors:  # a CPU's checkpoint has none

@@ -409,7 +409,8 @@ def test_a_folder_that_is_not_empty_is_refused_unless_resumed(tmp_path):
     with pytest.raises(CheckpointError, match=r"run is not empty.*--resume") as error:
         RunFolder(tmp_path / "run", resume=False)
     assert error.value.code == 5 and [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
-    RunFolder(tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match=r"There is no run to resume at .*run"):
+        RunFolder(tmp_path / "run", resume=True)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -429,7 +430,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
 def test_fresh_folders_are_numbered(tmp_path):
     assert RunFolder.fresh("simclr", tmp_path).name == "simclr-1"
-    (tmp_path / "simclr-1").mkdir()
     assert RunFolder.fresh("simclr", tmp_path).name == "simclr-2"
 
 

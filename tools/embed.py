@@ -1,12 +1,13 @@
 """Writes the features that a trained run's trunk gives the pictures of some shards."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from cl.errors import ClError
+from cl.errors import CheckpointError, ClError
 from cl.evaluation.features import extract
 from cl.trained import open_run
 from cl.views.shards import Shards
@@ -31,14 +32,25 @@ def main() -> int:
     parser.add_argument("--label", default="cls", help="extension of the label's member; '' for none; default cls")
     parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE")
     chosen = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if chosen.out.suffix != ".npz" or not chosen.out.parent.is_dir():  # before minutes of work
+        parser.error(f"--out {chosen.out}: an .npz file in a folder that exists")
+    if chosen.size is not None and chosen.size < 1:
+        parser.error(f"--size is a number of pixels, got {chosen.size}")
     try:
         training = open_run(chosen.run, chosen.imports)
+        views = training.objective.encoder.views
+        if chosen.view not in views:
+            parser.error(f"--view {chosen.view}: the run's encoder has the views {', '.join(map(str, sorted(views)))}")
         samples = Shards(chosen.shards, label=chosen.label or None, caption=None, size=chosen.size).load()
         features = extract(training.objective.encoder, samples, chosen.view, training.place.device).cpu().numpy()
+        np.savez(chosen.out, features=features, keys=np.array(samples.keys), labels=samples.label.numpy())
     except ClError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.code
-    np.savez(chosen.out, features=features, keys=np.array(samples.keys), labels=samples.label.numpy())
+    except OSError as error:
+        print(f"{chosen.out} cannot be written: {error.strerror}.", file=sys.stderr)
+        return CheckpointError.code
     print(f"{chosen.out}: features of {len(samples)} pictures, {features.shape[1]} wide")
     return 0
 

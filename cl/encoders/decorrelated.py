@@ -37,8 +37,8 @@ class DecorrelatedBatchNorm(nn.Module):
         self.group = group
         self.eps = eps
         self.momentum = momentum
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_covariance", torch.eye(group).repeat(width // group, 1, 1))
+        self.register_buffer("running_mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("running_covariance", torch.eye(group, dtype=torch.float64).repeat(width // group, 1, 1))
 
     def forward(self, input: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """The rows, whitened; at least float32 whatever autocast says. Inside it computes in float64: in float32 a

@@ -105,6 +105,7 @@ class _Normalise(torch.autograd.Function):
         rows = x.numel() // x.shape[1] * world_size()
         scale = inverse if weight is None else weight * inverse
         with_y, alone = (-(sums / rows) * scale).float().unbind()
-        rest = F.batch_norm(x, mean, variance, with_y, alone, training=False, eps=ctx.eps)
-        of_x = rest.addcmul_(gradient, scale.to(gradient.dtype).view(1, -1, *(1 for _ in range(x.ndim - 2))))
+        # In float32: what is nearly one constant a channel would be rounded alike in all rows, and not average out.
+        rest = F.batch_norm(x.float(), mean, variance, with_y, alone, training=False, eps=ctx.eps)
+        of_x = rest.addcmul_(gradient.float(), scale.float().view(1, -1, *(1 for _ in range(x.ndim - 2)))).to(x.dtype)
         return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None, None, None

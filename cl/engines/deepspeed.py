@@ -86,6 +86,8 @@ class DeepSpeedEngine:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
         if piece is not None and piece < 1:
             raise ValueError(f"piece must be at least 1, got {piece}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip is a norm above 0, or None; got {clip}")
         for given, ours in ((settings or {}, OURS), ((settings or {}).get("zero_optimization", {}), OURS_OF_ZERO)):
             for name in given.keys() & ours.keys():
                 raise ValueError(f"settings has {name!r}, which {ours[name]} decides")

@@ -46,6 +46,8 @@ class LocalEngine:
             raise ValueError(f"LocalEngine.accumulate must be at least 1, got {accumulate}")
         if piece is not None and piece < 1:
             raise ValueError(f"LocalEngine.piece must be at least 1, got {piece}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"LocalEngine.clip is a norm above 0, or None; got {clip}")
         self.accumulate = accumulate
         self.piece = piece
         self.clip = clip

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from cl.components import Capability, Encoder
+from cl.errors import DataError
 from cl.evaluation.accuracy import accuracy, labels_of
 from cl.evaluation.evaluation import Split
 from cl.evaluation.features import extract
@@ -82,6 +83,8 @@ class Probe:
             samples = self.data[role].load()
             return extract(encoder, samples, self.view, device), labels_of(samples)
 
+        if len(labels_of(self.data["bank"].load()).unique()) < 2:
+            raise DataError("Probe.bank has pictures of one label alone, and a classifier tells two or more apart.")
         found = linear_probe(labelled("bank"), labelled("validation"), labelled("test"), self.strengths)
         return {"linear_probe": found[split]}
 

@@ -17,6 +17,8 @@ from cl.types import Embeddings, StepOutput
 
 logger = logging.getLogger(__name__)
 
+FIGURES = ("feature_std", "effective_rank", "spectrum_tail", "uniformity")
+
 PAIRS_OF = 512
 """Rows whose distances from each other tell the uniformity."""
 
@@ -26,9 +28,11 @@ class CollapseMonitor:
     """How the step's queries, those of all ranks, are spread out, and whether that says "collapsed".
 
     Only such numbers can tell for methods whose loss looks good when everything has become one point (BYOL). A
-    complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. The rank is taken
-    without centring; of no more than d / 2 rows there is no tail, so its threshold is to be asked for, as that of the
-    uniformity, which the std's implies. When the default thresholds speak, and of what: `docs/collapse.md`.
+    complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. Pictures and texts
+    are looked at apart, as two points have a spread, and so is every embedding: what is worst is logged, and collapsed
+    is what one of them is. The rank is taken without centring; of no more than d / 2 rows there is no tail, so its
+    threshold is to be asked for, as that of the uniformity, which the std's implies. When the default thresholds speak,
+    and of what: `docs/collapse.md`.
 
     Args:
         every: steps between measurements.
@@ -88,25 +92,25 @@ class CollapseMonitor:
         """
         if step.index % self.every and step.index + 1 != step.total:
             return {}
-        embeddings = next(iter(output.embeddings.values()))
-        q = gather(embeddings.q.detach())
-        figures = {
-            "feature_std": feature_std(q),
-            "effective_rank": effective_rank(q, centred=False),
-            "spectrum_tail": spectrum_tail(q),
-            "uniformity": uniformity(q[:PAIRS_OF]),
-        }
+        parts = _parts(objective, output)
         # Ranks of unlike machines round otherwise, and all are to come to one conclusion.
-        figures = dict(zip(figures, of_first(torch.stack(list(figures.values()))), strict=True))
-        wrong = self._wrong({name: float(value) for name, value in figures.items()}, q.shape[1])
+        figures = of_first(torch.stack([_figures(gather(rows)) for rows in parts.values()]))
+        said = (
+            self._wrong(dict(zip(FIGURES, found, strict=True)), rows.shape[1], where)
+            for (where, rows), found in zip(parts.items(), figures.tolist(), strict=True)
+        )
+        wrong = next(filter(None, said), "")
         self.in_a_row = self.in_a_row + 1 if wrong else 0
         if not wrong:
             self.healthy = step.index  # the step's embeddings are of the weights before it
         if self.in_a_row == self.patience or (self.in_a_row > self.patience and self.then != "warn"):
             self._act(f"The embeddings collapsed at step {step.index + 1}: {wrong}, {self.patience} times in a row.")
-        return {**figures, **_alignment(embeddings), "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
+        std, rank, tail, even = figures.unbind(dim=1)
+        worst = dict(zip(FIGURES, (std.amin(), rank.amin(), tail.amin(), even.amax()), strict=True))
+        aligned = _alignment(next(iter(output.embeddings.values())))
+        return {**worst, **aligned, "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
 
-    def _wrong(self, figures: dict[str, float], d: int) -> str:
+    def _wrong(self, figures: dict[str, float], d: int, where: str) -> str:
         """What lies beyond its threshold, and by how much; empty where nothing does. What is not finite lies beyond."""
         least = {
             "feature_std": self.std_fraction / math.sqrt(d),
@@ -114,12 +118,12 @@ class CollapseMonitor:
             "spectrum_tail": self.min_tail,
         }
         said = [
-            f"{name} {figures[name]:.2g} (below {bound:.2g})"
+            f"{name}{where} {figures[name]:.2g} (below {bound:.2g})"
             for name, bound in least.items()
             if not figures[name] >= bound
         ]
         if not figures["uniformity"] <= self.max_uniformity:
-            said.append(f"uniformity {figures['uniformity']:.2g} (above {self.max_uniformity:.2g})")
+            said.append(f"uniformity{where} {figures['uniformity']:.2g} (above {self.max_uniformity:.2g})")
         return ", ".join(said)
 
     def _act(self, what: str) -> None:
@@ -137,6 +141,22 @@ class CollapseMonitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the count."""
         self.in_a_row, self.healthy = state["in_a_row"], state.get("healthy", 0)  # not in the earliest
+
+
+def _parts(objective: Objective, output: StepOutput) -> dict[str, Tensor]:
+    """The queries that are to be spread out among themselves, by what tells them from the others, if there are any."""
+    parts = {}
+    for name, embeddings in output.embeddings.items():
+        if objective.encoder.modalities == 1:
+            parts[f" of {name!r}"] = embeddings.q.detach()
+            continue
+        for view in embeddings.q_views:
+            parts[f" of {name!r}, view {view}"] = embeddings.q_of(view)[0].detach()
+    return parts if len(parts) > 1 else dict(zip([""], parts.values(), strict=True))
+
+
+def _figures(q: Tensor) -> Tensor:
+    return torch.stack([feature_std(q), effective_rank(q, centred=False), spectrum_tail(q), uniformity(q[:PAIRS_OF])])
 
 
 def _alignment(embeddings: Embeddings) -> dict[str, Tensor]:

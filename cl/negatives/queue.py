@@ -33,7 +33,7 @@ class Queue(nn.Module):
         stale_same: what a key of the query's own sample from an earlier step is: "positive", "ignored" or
             "negative" (the reference's).
         trained_keys: asks by name for keys that the trained encoder itself made, which age as fast as it learns.
-        shorter_than_batch: asks by name for a queue that does not hold one step's keys.
+        shorter_than_batch: asks by name for a queue that does not hold a batch's keys of one view.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class Remembering(Protocol):
     """A provider that has keys of earlier steps.
 
     Attributes:
-        shorter_than_batch: whether a ring that does not hold one step's keys was asked for by name.
+        shorter_than_batch: whether a ring that does not hold a batch's keys of one view was asked for by name.
     """
 
     ring: Ring

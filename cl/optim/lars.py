@@ -13,7 +13,10 @@ from cl.optim.rules import Rule, parameter_groups
 
 @gin.register
 class LARS:
-    """timm's LARS (You et al. 2017), as SimCLR and BYOL train: groups without decay are not adapted."""
+    """timm's LARS (You et al. 2017), as SimCLR and BYOL train: groups without decay are not adapted.
+
+    With no decay at all it would be SGD at a rate that is hundreds of times too high for it: that is refused.
+    """
 
     by_layer = True
 
@@ -25,6 +28,8 @@ class LARS:
         trust: float = 1e-3,
         rules: Sequence[Rule] = (),
     ):
+        if not weight_decay > 0:
+            raise ValueError(f"LARS.weight_decay must be above 0, as it adapts only what it decays; got {weight_decay}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.momentum = momentum

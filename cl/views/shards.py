@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import gin
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -182,7 +182,7 @@ def _expanded(pattern: str) -> list[Path]:
         )
     try:
         shards = [Path(name) for name in braceexpand(pattern)]
-    except UnbalancedBracesError:
+    except ValueError:
         raise DataError(f"Shards.path {pattern!r} has a brace without its other: '{{000..009}}.tar'.") from None
     for shard in shards:
         if not shard.is_file():

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ def load(imports: Sequence[str]) -> None:
             raise ConfigError(
                 f"--import {name}: {error}. The folder that holds the module must be on PYTHONPATH."
             ) from error
+        except SyntaxError as error:
+            raise ConfigError(f"--import {name}: {error.filename}:{error.lineno}: SyntaxError: {error.msg}") from error
+        except Exception as error:  # whatever a module does
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise ConfigError(f"--import {name}: {at.filename}:{at.lineno}: {type(error).__name__}: {error}") from error
 
 
 def names() -> list[str]:

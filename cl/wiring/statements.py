@@ -121,7 +121,7 @@ class _Reader:
 
 def _content(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise ConfigError(f"{where}: there is no folder {path.parent}. Correct the path.") from None

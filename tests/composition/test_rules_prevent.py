@@ -1,5 +1,6 @@
 """What each rule of `cl.rules` prevents: the same wiring, trained as if there were no rule."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -30,6 +31,7 @@ from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
+from cl.optim.rules import Rule
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
 from cl.rules import RULES, collapse
@@ -39,11 +41,23 @@ from cl.views.groups import ByLabel, BySample
 from cl.views.memory import MemoryViews
 
 
-def built(encoder, provider, loss, hooks=(), batch=8, group=None, count=2, embedding="z", piece=None, evaluations=()):
+def built(
+    encoder,
+    provider,
+    loss,
+    hooks=(),
+    batch=8,
+    group=None,
+    count=2,
+    embedding="z",
+    piece=None,
+    evaluations=(),
+    optimizer=None,
+):
     """The training, for real data."""
     source = MemoryViews(Pictures(16), batch, [Noise()] * count, BySample() if group is None else group)
     objective = Objective(encoder, {"only": Term(provider, loss, embedding=embedding)})
-    engine, optimizer = LocalEngine(piece=piece), SGD(0.1)
+    engine, optimizer = LocalEngine(piece=piece), optimizer or SGD(0.1)
     return Training(
         objective, source, optimizer, Constant(), engine, 9, hooks, evaluations=evaluations, precision="float32"
     )
@@ -95,13 +109,26 @@ CRASHES = {
         ),
         "too small to decorrelate",
     ),
+    "enqueued": (
+        lambda: built(
+            Momentum(siamese(tower()), query_views=(0,), key_views=(1,)),
+            Queue(PositivesOnly(), 8, 4),
+            InfoNCE(0.1),
+            [UpdateMomentum(0.9), Enqueue(views=(0,))],
+        ),
+        "not in tuple",
+    ),
+    "optimizer": (
+        lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=SGD(0.1, rules=[Rule("(")])),
+        "unterminated subpattern",
+    ),
 }
 
 
 @pytest.mark.parametrize("rule", CRASHES)
 def test_a_step_would_end_the_run(rule, tmp_path):
     make, message = CRASHES[rule]
-    with pytest.raises((ValueError, ConfigError, RuntimeError, KeyError), match=message):
+    with pytest.raises((ValueError, ConfigError, RuntimeError, KeyError, re.error), match=message):
         trained(refuses(rule, make()), tmp_path, steps=3)
 
 

@@ -61,7 +61,10 @@ def test_rows_on_a_line_leave_it_where_batch_norm_leaves_them_there():
 def test_one_strong_direction_has_a_factor_at_any_scale(scale):
     generator = torch.Generator().manual_seed(0)
     line = torch.randn(256, 1, generator=generator) @ torch.randn(1, 64, generator=generator) * scale
-    assert torch.isfinite(DecorrelatedBatchNorm(64)(line)).all()
+    norm = DecorrelatedBatchNorm(64, momentum=0.5)
+    for _ in range(20):  # what eval mode uses is nearly as singular
+        assert torch.isfinite(norm(line)).all()
+    assert torch.isfinite(norm.eval()(line)).all()
 
 
 def test_a_collapsed_batch_is_finite_with_finite_gradients():

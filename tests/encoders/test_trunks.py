@@ -94,7 +94,15 @@ def test_wrong_names_are_configuration_errors():
         torchvision_trunk("no_such")
 
 
-@pytest.mark.parametrize("name, width", [("resnet18", 512), ("mnasnet0_5", 1280)])
+@pytest.mark.parametrize("name", ["googlenet", "squeezenet1_0"])
+def test_torchvision_models_without_one_linear_classifier_are_refused(name):
+    with pytest.raises(ConfigError, match=f"torchvision's '{name}' has no classifier that could be taken off"):
+        torchvision_trunk(name)
+
+
+@pytest.mark.parametrize(
+    "name, width", [("resnet18", 512), ("mnasnet0_5", 1280), ("convnext_tiny", 768), ("mobilenet_v3_small", 576)]
+)
 def test_torchvision_by_name(name, width):
     assert torchvision_trunk(name).eval()(torch.rand(1, 3, 64, 64)).shape == (1, width)
 

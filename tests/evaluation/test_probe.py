@@ -1,6 +1,8 @@
 import pytest
 import torch
+from tiny import Pictures
 
+from cl.errors import DataError
 from cl.evaluation.evaluation import Evaluation
 from cl.evaluation.probe import Probe, linear_probe
 
@@ -44,3 +46,9 @@ def test_as_an_evaluation(encoder, pictures):
     assert probe(encoder, "validation", CPU) == {"linear_probe": 1.0}
     assert probe(encoder, "test", CPU) == {"linear_probe": pytest.approx(0.75)}
     assert encoder.training
+
+
+def test_one_label_alone_is_no_task(encoder):
+    one = Pictures(8, labels=1)
+    with pytest.raises(DataError, match="pictures of one label alone"):
+        Probe(one, one, one)(encoder, "test", CPU)

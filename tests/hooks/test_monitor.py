@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import embeddings, output, rows, tower
 
 from cl.components import PostStepHook, RollsBack, Step
+from cl.encoders.dual import dual
 from cl.encoders.siamese import siamese
 from cl.errors import NumericError, RollBack
 from cl.hooks.monitor import CollapseMonitor
@@ -15,6 +16,7 @@ from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
 from cl.objective import Objective, Term
 
+PAIRS = dual(tower(), tower())
 OBJECTIVE = Objective(siamese(tower()), {"a": Term(InBatch(True), InfoNCE(0.2))})
 HEALTHY = output(z=embeddings(64, (0, 1), d=8))
 POINT = output(z=embeddings(64, (0, 1), d=8, make=lambda n, d, seed: rows(1, d).repeat(n, 1)))
@@ -24,6 +26,29 @@ ZERO = output(z=embeddings(64, (0, 1), d=8, make=lambda n, d, seed: torch.zeros(
 
 def collapsed(hook, outputs):
     return [bool(hook(OBJECTIVE, found, Step(i, 1000))["collapsed"]) for i, found in enumerate(outputs)]
+
+
+def test_towers_that_fell_to_a_point_each_are_collapsed():
+    """Pictures and texts pooled have a spread, and two directions."""
+
+    def two(n, d, seed):
+        return (rows(2, d).repeat_interleave(n // 2, dim=0) + 1e-3 * rows(n, d, seed)).float()
+
+    found = output(z=embeddings(64, (0, 1), d=64, make=two))
+    pairs = Objective(PAIRS, {"a": Term(InBatch(same_view=False), InfoNCE(0.2))})
+    hook = CollapseMonitor(patience=1, then="stop")
+    with pytest.raises(NumericError, match="feature_std of 'z', view 0"):
+        hook(pairs, found, Step(0, 1000))
+    assert hook(OBJECTIVE, found, Step(1, 1000)) is not None
+    measured = CollapseMonitor(patience=1)(pairs, output(z=embeddings(64, (0, 1), d=8)), Step(0, 1000))
+    assert measured["collapsed"].item() == 0
+
+
+def test_every_embedding_is_looked_at():
+    both = output(z=HEALTHY.embeddings["z"], ssl=POINT.embeddings["z"])
+    measured = CollapseMonitor(patience=1)(OBJECTIVE, both, Step(0, 1000))
+    assert measured["collapsed"].item() == 1 and measured["feature_std"].item() < 1e-3
+    assert measured["effective_rank"].item() == pytest.approx(1) and measured["uniformity"].item() > -1e-3
 
 
 def test_healthy_rows_have_a_std_near_one_over_root_d_and_full_rank():

@@ -1,0 +1,143 @@
+"""What a person may get wrong about a run: one paragraph and an exit code, and nothing of theirs is lost."""
+
+import json
+import shutil
+
+import pytest
+from test_command_line import TINY, arguments
+from test_rollbacks import loaded_once  # noqa: F401
+
+from cl import launch
+from cl.report import Report
+from cl.train import Training
+
+RUN = [*TINY, "cl.train.steps = 4", "cl.train.checkpoint_every = 2", "cl.train.keep = 2"]
+
+
+def train(folder, *params, resume=False, recipe="simclr", imports=()):
+    words = [*arguments(recipe, folder, *RUN, *params), *(["--resume"] if resume else [])]
+    return launch.main([*words, *(word for name in imports for word in ("--import", name))])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mistakes") / "run"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_folder_of_somebodys_own_is_not_resumed(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.log").write_text("a\nlast without end")
+    assert train(tmp_path / "mine", resume=True) == 5
+    assert "There is no run to resume at" in capsys.readouterr().err
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["a\nlast without end"]
+
+
+def test_resuming_needs_a_folder(capsys):
+    assert launch.main(["--gin", "gin/simclr.gin", "--resume"]) == 2
+    assert "name it by --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        (["AdamW.lr = -1.0"], "AdamW cannot be built: Invalid learning rate: -1.0"),
+        (["AdamW.rules = [@Rule()]", "Rule.pattern = '('"], "AdamW cannot be built: missing )"),
+        (["AdamW.rules = [@Rule()]", "Rule.pattern = 'nosuch'"], "Rule.pattern 'nosuch' decides over no"),
+        (["LocalEngine.clip = 0.0"], "LocalEngine.clip is a norm above 0"),
+        (["LocalEngine.clip = -1.0"], "LocalEngine.clip is a norm above 0"),
+        (["cl.train.optimizer = @LARS()", "LARS.lr = 1.0", "LARS.weight_decay = 0.0"], "LARS.weight_decay must be"),
+        (["cl.train.seed = -1"], "cl.train.seed must lie in"),
+        (["cl.train.seed = 1180591620717411303424"], "cl.train.seed must lie in"),
+        (["cl.train.evaluations = [@KNN(), @a/KNN()]"], "cl.train.evaluations has 'knn' twice"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(params, said, tmp_path, capsys):
+    assert train(tmp_path / "run", *params) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [("def f(:\n", r"mistake.py:1: SyntaxError"), ("x = 1\nnosuch\n", "mistake.py:2: NameError: name 'nosuch'")],
+)
+def test_a_module_that_cannot_be_imported(content, said, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mistake.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train(tmp_path / "run", imports=["mistake"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "x"}])
+def test_an_environment_that_no_launcher_makes(said, tmp_path, capsys, monkeypatch):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "leave", lambda code: None)
+    monkeypatch.setattr(launch, "FIRST", 0)
+    assert train(tmp_path / "run") == 2
+    assert "No launcher says WORLD_SIZE" in capsys.readouterr().err
+
+
+def test_fewer_steps_than_were_made(run, capsys):
+    before = (run / "summary.json").read_bytes(), (run / "config.gin").read_bytes()
+    assert train(run, "cl.train.steps = 3", resume=True) == 2
+    assert "is at step 4, and cl.train.steps is 3: bind it to 4 or more" in capsys.readouterr().err
+    assert ((run / "summary.json").read_bytes(), (run / "config.gin").read_bytes()) == before
+
+
+def test_other_hooks_than_the_runs(run, capsys):
+    two = "cl.train.hooks = [@CollapseMonitor(), @a/CollapseMonitor()]"
+    assert train(run, two, resume=True) == 5
+    assert "Use the run's own config.gin" in capsys.readouterr().err
+    state = json.loads((run / "exit.0.json").read_text())
+    assert state == {"code": 5}
+
+
+def test_another_view_source_than_the_runs(run, capsys, monkeypatch):
+    monkeypatch.setattr("cl.views.memory.MemoryViews.load_state_dict", lambda self, state: state["skipped"])
+    assert train(run, "cl.train.steps = 5", resume=True) == 5
+    assert "has another's state in MemoryViews's place (KeyError('skipped'))" in capsys.readouterr().err
+
+
+def test_what_nobody_thought_of_is_told_by_its_exit_code(run, monkeypatch):
+    monkeypatch.setattr(Training, "start", lambda self: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        train(run, "cl.train.steps = 5", resume=True)
+    assert json.loads((run / "exit.0.json").read_text()) == {"code": 1}
+
+
+def test_an_old_checkpoint_that_was_moved_and_linked(run, tmp_path):
+    old = run / "checkpoints" / "step-00000002"
+    shutil.move(old, tmp_path / "far")
+    old.symlink_to(tmp_path / "far")
+    assert train(run, "cl.train.steps = 6", resume=True) == 0
+    assert not old.is_symlink() and (tmp_path / "far" / "state.json").exists()
+
+
+def test_lines_of_metrics_that_cannot_be_read_are_left_out_and_told(run, caplog):
+    metrics = run / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text("\0\0\0\n" + whole + '{"step": 1, "cut sho')
+    with Report(run, 4, 4):
+        assert metrics.read_text() == whole
+    assert "1 lines cannot be read" in caplog.text
+
+
+def test_metrics_are_rewritten_in_one_step(run, monkeypatch):
+    before = (run / "metrics.jsonl").read_bytes()
+
+    def killed(path, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cl.report.replace_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Report(run, 4, 2)
+    assert (run / "metrics.jsonl").read_bytes() == before
