@@ -1,7 +1,8 @@
 """The laboratory of collapse: what happens to a variant without the part that keeps it from collapsing.
 
 Every file of gin/collapse is run beside its healthy twin, the recipe it includes, on the built-in data. A run is a row
-of docs/collapse.jsonl, which stays valid until the code it uses changes; page and figure are drawn from the rows.
+of docs/collapse.jsonl, which stays valid until the code it uses changes; page and figure are drawn from the rows. The
+same runs say what `CollapseMonitor` notices, and whether it cries wolf, on seeds that had no part in its thresholds.
 
 Whether a run collapsed is judged by what no monitor sees: features from which a held-out digit is not told better than
 from the random start's.
@@ -26,6 +27,10 @@ POINT = ("loss", "feature_std", "effective_rank", "knn")
 """What shows that a collapsed loss looks better than a healthy one."""
 MEASUREMENTS = 60
 """Of a run."""
+RECIPES = ("simclr", "moco_v2", "clip", "byol", "supcon")
+"""Healthy runs beside the ablations' twins."""
+FIXED_ON = (0, 1)
+"""The seeds that the monitor's thresholds were fixed on."""
 HEAD = """# The laboratory of collapse
 
 Every file of gin/collapse takes from a recipe what keeps it from collapsing, or puts something else there, and is run
@@ -36,6 +41,18 @@ step from which `CollapseMonitor`, measuring {measurements} times in a run, says
 
 ![loss, feature std, effective rank, spectrum tail, alignment, uniformity and kNN over steps](collapse.png)
 
+"""
+
+GUARD = """
+## The guard on other seeds
+
+The monitor's thresholds were fixed on seeds {fixed} and then left alone. On the others, of runs that collapsed: how
+many it noticed, and from which step. Of runs that did not: how many it was wrong about. An ablation that did not
+collapse by the judgement above may have nearly done so: its features tell a little more than the random start's, and
+what the loss sees is a point.
+
+| run | seeds | collapsed | noticed of those | from step | noticed of the others |
+|---|---|---|---|---|---|
 """
 
 
@@ -51,10 +68,18 @@ def ablations() -> dict[str, str]:
     return twins
 
 
-def arms() -> dict[str, list[Arm]]:
-    """By name below gin/: the healthy twins and all ablations."""
+def families() -> dict[str, list[str]]:
+    """The healthy recipes, each first of a list of it and its ablations."""
     twins = ablations()
-    return {name: [Arm(name)] for name in [*dict.fromkeys(twins.values()), *twins]}
+    return {
+        recipe: [recipe, *(name for name, twin in twins.items() if twin == recipe)]
+        for recipe in dict.fromkeys([*twins.values(), *RECIPES])
+    }
+
+
+def arms() -> dict[str, list[Arm]]:
+    """By name below gin/: the healthy recipes and all ablations."""
+    return {name: [Arm(name)] for names in families().values() for name in names}
 
 
 def run(arm: Arm, seed: int, threads: int) -> Row:
@@ -86,13 +111,25 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         f"| {columns} | collapsed | noticed |",
         "|---" * 11 + "|",
     ]
-    twins = ablations()
-    for twin in dict.fromkeys(twins.values()):
-        for name in (twin, *(each for each, its in twins.items() if its == twin)):
-            if mine := [row for row in found if row["recipe"] == name]:
-                lines.append(f"| {' | '.join(_cells(name, mine))} |")
-    titles = [f"- [{name}](../gin/{name}.gin): {_title(name)}" for name in twins]
-    return "\n".join([*lines, "", "## What each is", "", *titles, ""])
+    for name in arms():
+        if mine := [row for row in found if row["recipe"] == name]:
+            lines.append(f"| {' | '.join(_cells(name, mine))} |")
+    titles = [f"- [{name}](../gin/{name}.gin): {_title(name)}" for name in ablations()]
+    return "\n".join([*lines, *_guard(found), "", "## What each is", "", *titles, ""])
+
+
+def _guard(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = GUARD.format(fixed=" and ".join(map(str, FIXED_ON))).splitlines()
+    for name in arms():
+        mine = [row for row in found if row["recipe"] == name and row["seed"] not in FIXED_ON]
+        fell, rose = ([row for row in mine if collapsed(row) == judged] for judged in (True, False))
+        steps = [step for row in fell if (step := noticed(row)) is not None]
+        wrong = sum(noticed(row) is not None for row in rose)
+        if mine:
+            when = " to ".join(_ends(steps, "d")) if steps else "-"
+            cells = f"{len(fell)} | {len(steps) if fell else '-'} | {when} | {wrong if rose else '-'}"
+            lines.append(f"| {_link(name)} | {len(mine)} | {cells} |")
+    return lines
 
 
 def _cells(name: str, mine: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -107,7 +144,7 @@ def _cells(name: str, mine: Sequence[Mapping[str, Any]]) -> list[str]:
         else f"{len(seen)} of {len(mine)}, step {' to '.join(_ends(seen, 'd'))} of {mine[0]['steps']:.0f}"
     )
     return [
-        f"[{name.removeprefix('collapse/')}](../gin/{name}.gin)",
+        _link(name),
         f"{len(mine)}",
         f"{mean('loss'):.3g}",
         f"{mean('feature_std'):.2g}",
@@ -121,6 +158,10 @@ def _cells(name: str, mine: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _link(name: str) -> str:
+    return f"[{name.removeprefix('collapse/')}](../gin/{name}.gin)"
+
+
 def _ends(values: Sequence[int] | Sequence[float], form: str) -> list[str]:
     # The least and the most, once where they are the same.
     return list(dict.fromkeys(format(end(values), form) for end in (min, max)))
@@ -131,19 +172,17 @@ def _title(name: str) -> str:
 
 
 def draw(found: Sequence[Mapping[str, Any]], every: Path, point: Path) -> None:
-    """All curves, a column a healthy twin with its ablations; and of BYOL's what makes the point, for the README."""
+    """All curves, a column a healthy recipe with its ablations; and of BYOL's what makes the point, for the README."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    families: dict[str, list[str]] = {}
-    for name, twin in ablations().items():
-        families.setdefault(twin, [twin]).append(name)
+    columns = [names for names in families().values() if len(names) > 1]
     shown = [name for name in CURVES if name != "collapsed"]
-    size = (3.4 * len(families), 2.0 * len(shown))
-    figure, axes = pyplot.subplots(len(shown), len(families), figsize=size, sharex="col", squeeze=False)
-    for column, names in zip(axes.T, families.values(), strict=True):
+    size = (3.4 * len(columns), 2.0 * len(shown))
+    figure, axes = pyplot.subplots(len(shown), len(columns), figsize=size, sharex="col", squeeze=False)
+    for column, names in zip(axes.T, columns, strict=True):
         for axis, what in zip(column, shown, strict=True):
             _curves(axis, found, names, what)
         column[0].set_title(names[0])
@@ -157,7 +196,7 @@ def draw(found: Sequence[Mapping[str, Any]], every: Path, point: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(POINT), figsize=(3.4 * len(POINT), 3.2))
     for axis, what in zip(axes, POINT, strict=True):
-        _curves(axis, found, families["byol"], what)
+        _curves(axis, found, families()["byol"], what)
         axis.set_xlabel("step")
         if what in ("loss", "feature_std"):
             axis.set_yscale("log")
@@ -168,13 +207,14 @@ def draw(found: Sequence[Mapping[str, Any]], every: Path, point: Path) -> None:
 
 
 def _curves(axis: Any, found: Sequence[Mapping[str, Any]], names: Sequence[str], what: str) -> None:
-    """A measurement of a healthy twin, in black, and of its ablations, a colour each; seeds alike."""
+    """A measurement of a healthy twin, in black, and of its ablations, a colour each; seeds but the first are pale."""
     for number, name in enumerate(names):
         style = {"color": f"C{number - 1}" if number else "black", "linewidth": 1.2 if number else 2.0}
         for row in (row for row in found if row["recipe"] == name and what in row["curves"]):
             steps, values = zip(*row["curves"][what], strict=True)
-            label = name.removeprefix(f"collapse/{names[0]}_").removeprefix("collapse/") if row["seed"] == 0 else None
-            axis.plot(steps, values, label=label, **style)
+            label = name.removeprefix(f"collapse/{names[0]}_").removeprefix("collapse/")
+            seed = {"label": label} if row["seed"] == 0 else {"alpha": 0.25}
+            axis.plot(steps, values, **style, **seed)
     axis.set_ylabel(what.replace("_", " "))
 
 

@@ -51,10 +51,22 @@ def test_a_run_is_measured_often_and_keeps_its_curves(monkeypatch):
 def test_the_page_has_ablations_below_their_twin_and_seeds_together():
     found = [row("collapse/byol_no_norm", 0.1, seen=(9,)), row("byol"), row("byol", 0.8, seed=1, seen=(5,))]
     found.append(row("collapse/byol_no_norm", 0.3, seed=1, seen=(5, 9)))
-    lines = [line for line in lab.page(found).splitlines() if line.startswith("| [")]
+    table = lab.page(found).split("## The guard")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| [")]
     assert [line.split("]")[0] for line in lines] == ["| [byol", "| [byol_no_norm"]
     assert lines[0].endswith("| 0.800 to 0.900 | 0.140 | no | 1 of 2, step 5 of 10 |")
     assert lines[1].endswith("| **1 of 2** | 2 of 2, step 5 to 9 of 10 |")
+
+
+def test_the_guard_is_judged_on_seeds_that_had_no_part_in_its_thresholds():
+    found = [row("byol", seed=0, seen=(5,)), row("byol", seed=2), row("byol", seed=3, seen=(9,))]
+    found += [
+        row("collapse/byol_no_norm", 0.1, seed, seen) for seed, seen in ((1, (5,)), (2, (9,)), (3, ()), (4, (5, 9)))
+    ]
+    found += [row("supcon", seed=1)]
+    table = lab.page(found).split("## The guard")[1].split("## What")[0]
+    lines = [line.split(") |")[1] for line in table.splitlines() if line.startswith("| [")]
+    assert lines == [" 2 | 0 | - | - | 1 |", " 3 | 3 | 2 | 5 to 9 | - |"]
 
 
 def test_the_picture_is_drawn(tmp_path):
