@@ -36,7 +36,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.files = files or {}
         if resume:
-            if not any((path / name).is_file() for name in ("config.gin", "environment.json")):
+            if not any((path / name).exists() for name in ("config.gin", "environment.json", "checkpoints")):
                 raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
             return
         try:
