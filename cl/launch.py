@@ -135,13 +135,13 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
 def _built(config: wiring.Wiring) -> Training:
     """The training, of components that go together."""
     seed = config.value("seed", 0)
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"cl.train.seed must lie in [0, 2**32), got {seed}.")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"cl.train.seed must lie in [0, 2**63), got {seed}.")
     torch.manual_seed(seed)
     training = config.build()
     rules.check(training)
     if rank():  # all have the same weights; what is drawn from now on is each one's own
-        torch.manual_seed(seed + rank() * 2**32)
+        torch.manual_seed((seed + rank() * 2**32) % 2**63)
     return training
 
 

@@ -58,7 +58,7 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=timeout)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
     except ValueError as error:
-        raise ConfigError(f"{error} {_LAUNCHERS}") from error
+        raise _not_launched(f"{error}.") from error
     except (dist.DistError, RuntimeError) as error:
         raise PeerError(
             f"Rank {rank} waited {timeout:g} s for all of {world} processes at {os.environ.get('MASTER_ADDR')}:"
@@ -90,11 +90,17 @@ def _launched() -> tuple[int, int, int]:
     found = [int(value) if value and value.isdecimal() else -1 for value in said.values()]
     if min(found) < 0 or found[1] >= found[0]:
         what = ", ".join(f"{name} = {value}" for name, value in said.items())
-        raise ConfigError(f"No launcher says {what}. {_LAUNCHERS}")
+        raise _not_launched(f"No launcher says {what}.")
     return found[0], found[1], found[2]
 
 
-_LAUNCHERS = "Start with torchrun or deepspeed, which set what processes need to find each other, or unset WORLD_SIZE."
+def _not_launched(what: str) -> ConfigError:
+    error = ConfigError(
+        f"{what} Start with torchrun or deepspeed, which set what processes need to find each other, or unset "
+        "WORLD_SIZE."
+    )
+    error.shared = False
+    return error
 
 
 def leave(code: int) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -37,7 +38,9 @@ class RunFolder:
         self.files = files or {}
         if resume:
             if not any((path / name).exists() for name in ("config.gin", "environment.json", "checkpoints")):
-                raise CheckpointError(f"There is no run to resume at {path}. Correct --out, or start without --resume.")
+                raise CheckpointError(
+                    f"There is no run to resume at {path}. Correct --out, or start in a new folder without --resume."
+                )
             return
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -70,16 +73,16 @@ class RunFolder:
         Raises:
             CheckpointError: it cannot be made.
         """
-        for n in count(1):
-            path = parent / f"{recipe}-{n}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise _unwritable(path, error) from error
-            return path
-        raise AssertionError
+        path = parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for path in (parent / f"{recipe}-{n}" for n in count(1)):
+                with suppress(FileExistsError):
+                    path.mkdir()
+                    break
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces one of the files. Another host's processes may be the first to write there.

@@ -300,7 +300,7 @@ class Training:
         hooks, views = mine.state["hooks"], mine.state["views"]
         if not same and "skipped" in views:  # what all ranks left out, kept by one
             counts = (Counter(each.state["views"]["skipped"]) for each in checkpoint.ranks if rank() == 0)
-            views = {**views, "skipped": dict(sum(counts, Counter[str]()))}
+            views = {**views, "skipped": dict(sum(counts, Counter[str]())), "skipped_now": {}}
         if len(self.hooks) != len(hooks):
             raise CheckpointError(
                 f"The checkpoint of step {checkpoint.step} has the state of {len(hooks)} hooks, this configuration "

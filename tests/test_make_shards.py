@@ -250,6 +250,17 @@ def test_notes_that_were_cut_short_are_gone_on_from(tmp_path, keep):
     assert Shards(str(out), label=None, caption=None).load().keys == tuple(f"{i:03d}" for i in range(6))
 
 
+def test_a_job_begun_before_its_notes_had_samples_is_gone_on_with(tmp_path):
+    folder = Folder(str(pictures(tmp_path / "in", 6)))
+    with pytest.raises(ZeroDivisionError):
+        make_shards(folder, tmp_path / "out", "x", 2, workers=1, progress=lambda *_: 1 // 0)
+    job, *shards = (tmp_path / "out" / NOTES).read_text().splitlines()
+    job = {name: value for name, value in json.loads(job).items() if name != "some"}
+    (tmp_path / "out" / NOTES).write_text("\n".join([json.dumps(job), *shards, ""]))
+    make_shards(folder, tmp_path / "out", "x", 2, workers=1)
+    assert len(Shards(str(tmp_path / "out"), label=None, caption=None).load()) == 6
+
+
 def test_a_process_that_dies_is_told(tmp_path):
     class Deadly(Folder):
         def decoded(self, record):

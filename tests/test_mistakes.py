@@ -8,7 +8,9 @@ from test_command_line import TINY, arguments
 from test_rollbacks import loaded_once  # noqa: F401
 
 from cl import launch
+from cl.errors import CheckpointError
 from cl.report import Report
+from cl.run_folder import RunFolder
 from cl.train import Training
 
 RUN = [*TINY, "cl.train.steps = 4", "cl.train.checkpoint_every = 2", "cl.train.keep = 2"]
@@ -53,7 +55,7 @@ def test_resuming_needs_a_folder(capsys):
         (["AdamW.rules = [@Rule()]", "Rule.pattern = 'nosuch'"], "Rule.pattern 'nosuch' decides over no"),
         (["LocalEngine.clip = 0.0"], "LocalEngine.clip is a norm above 0"),
         (["LocalEngine.clip = -1.0"], "LocalEngine.clip is a norm above 0"),
-        (["cl.train.optimizer = @LARS()", "LARS.lr = 1.0", "LARS.weight_decay = 0.0"], "LARS.weight_decay must be"),
+        (["cl.train.optimizer = @LARS()", "LARS.lr = 1.0", "LARS.weight_decay = 0.0"], "LARS cannot be built: LARS.w"),
         (["cl.train.seed = -1"], "cl.train.seed must lie in"),
         (["cl.train.seed = 1180591620717411303424"], "cl.train.seed must lie in"),
         (["cl.train.evaluations = [@KNN(), @a/KNN()]"], "cl.train.evaluations has 'knn' twice"),
@@ -76,14 +78,22 @@ def test_a_module_that_cannot_be_imported(content, said, tmp_path, capsys, monke
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("said", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "x"}])
+@pytest.mark.parametrize(
+    "said",
+    [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "x"}, {"WORLD_SIZE": "2", "RANK": "2"}],
+)
 def test_an_environment_that_no_launcher_makes(said, tmp_path, capsys, monkeypatch):
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "leave", lambda code: None)
-    monkeypatch.setattr(launch, "FIRST", 0)
     assert train(tmp_path / "run") == 2
     assert "No launcher says WORLD_SIZE" in capsys.readouterr().err
+
+
+def test_runs_that_is_a_link_to_nowhere(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="runs cannot be written"):
+        RunFolder.fresh("simclr", tmp_path / "runs")
 
 
 def test_fewer_steps_than_were_made(run, capsys):

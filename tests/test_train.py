@@ -466,3 +466,17 @@ def test_checkpoints_hold_the_state_of_their_step(folders):
     saved = read(folders(resume=True).checkpoints / "step-00000004")
     assert same(dict(saved.model), recorder.weights)
     assert saved.ranks[0].state["views"] == {"epoch": 1, "position": 16}
+
+
+def test_with_other_processes_an_epochs_count_of_what_was_left_out_starts_anew(folders, monkeypatch):
+    """For a process has a part of what may be, and knows nothing of the others'."""
+    training().run(folders())
+    saved = read_last(folders(resume=True).checkpoints)
+    views = saved.ranks[0].state["views"] | {"skipped": {"a": 1}, "skipped_now": {"a": 1}}
+    state = saved.ranks[0].state | {"views": views}
+    two, other, seen = replace(saved, ranks=[replace(saved.ranks[0], state=state)] * 2), training(), []
+    other.load(two)
+    other.start()
+    monkeypatch.setattr(other.views, "load_state_dict", seen.append)
+    other._resume(two)
+    assert (seen[0]["skipped"], seen[0]["skipped_now"]) == ({"a": 2}, {})

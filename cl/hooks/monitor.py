@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import gin
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from cl.components import Capability, Step
-from cl.distributed import gather, mean_over_ranks, of_first
+from cl.distributed import gather, mean_over_ranks, of_first, world_size
 from cl.errors import NumericError, RollBack
 from cl.evaluation.spectrum import alignment, effective_rank, feature_std, spectrum_tail, uniformity
 from cl.objective import Objective
@@ -28,11 +29,11 @@ class CollapseMonitor:
     """How the step's queries, those of all ranks, are spread out, and whether that says "collapsed".
 
     Only such numbers can tell for methods whose loss looks good when everything has become one point (BYOL). A
-    complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. Pictures and texts
-    are looked at apart, as two points have a spread, and so is every embedding: what is worst is logged, and collapsed
-    is what one of them is. The rank is taken without centring; of no more than d / 2 rows there is no tail, so its
-    threshold is to be asked for, as that of the uniformity, which the std's implies. When the default thresholds speak,
-    and of what: `docs/collapse.md`.
+    complete collapse shows in all of them, a dimensional one in the rank and the spectrum's tail. The std and the
+    uniformity are the worse of pictures' and texts', as two points have a spread; rank and tail are of both together,
+    as a few captions have few directions. Of several embeddings each is looked at, and the worst is logged. The rank
+    is taken without centring; of no more than d / 2 rows there is no tail, so its threshold is to be asked for, as
+    that of the uniformity, which the std's implies. When the default thresholds speak, and of what: `docs/collapse.md`.
 
     Args:
         every: steps between measurements.
@@ -92,12 +93,12 @@ class CollapseMonitor:
         """
         if step.index % self.every and step.index + 1 != step.total:
             return {}
-        parts = _parts(objective, output)
+        towers = objective.encoder.modalities
         # Ranks of unlike machines round otherwise, and all are to come to one conclusion.
-        figures = of_first(torch.stack([_figures(gather(rows)) for rows in parts.values()]))
+        figures = of_first(torch.stack([_figures(each, towers > 1) for each in output.embeddings.values()]))
         said = (
-            self._wrong(dict(zip(FIGURES, found, strict=True)), rows.shape[1], where)
-            for (where, rows), found in zip(parts.items(), figures.tolist(), strict=True)
+            self._wrong(dict(zip(FIGURES, found, strict=True)), each.q.shape[1], f" of {name!r}" * (len(figures) > 1))
+            for (name, each), found in zip(output.embeddings.items(), figures.tolist(), strict=True)
         )
         wrong = next(filter(None, said), "")
         self.in_a_row = self.in_a_row + 1 if wrong else 0
@@ -143,20 +144,18 @@ class CollapseMonitor:
         self.in_a_row, self.healthy = state["in_a_row"], state.get("healthy", 0)  # not in the earliest
 
 
-def _parts(objective: Objective, output: StepOutput) -> dict[str, Tensor]:
-    """The queries that are to be spread out among themselves, by what tells them from the others, if there are any."""
-    parts = {}
-    for name, embeddings in output.embeddings.items():
-        if objective.encoder.modalities == 1:
-            parts[f" of {name!r}"] = embeddings.q.detach()
-            continue
-        for view in embeddings.q_views:
-            parts[f" of {name!r}, view {view}"] = embeddings.q_of(view)[0].detach()
-    return parts if len(parts) > 1 else dict(zip([""], parts.values(), strict=True))
-
-
-def _figures(q: Tensor) -> Tensor:
-    return torch.stack([feature_std(q), effective_rank(q, centred=False), spectrum_tail(q), uniformity(q[:PAIRS_OF])])
+def _figures(embeddings: Embeddings, apart: bool) -> Tensor:
+    """Of all ranks' queries; those that are about spread of each view by itself where they are to be `apart`."""
+    q, views = gather(embeddings.q.detach()), len(embeddings.q_views)
+    parts = rearrange(q, "(w v b) d -> v (w b) d", w=world_size(), v=views) if apart else [q]
+    return torch.stack(
+        [
+            torch.stack([feature_std(part) for part in parts]).amin(),
+            effective_rank(q, centred=False),
+            spectrum_tail(q),
+            torch.stack([uniformity(part[:PAIRS_OF]) for part in parts]).amax(),
+        ]
+    )
 
 
 def _alignment(embeddings: Embeddings) -> dict[str, Tensor]:

@@ -28,8 +28,6 @@ class LARS:
         trust: float = 1e-3,
         rules: Sequence[Rule] = (),
     ):
-        if not weight_decay > 0:
-            raise ValueError(f"LARS.weight_decay must be above 0, as it adapts only what it decays; got {weight_decay}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.momentum = momentum
@@ -39,5 +37,7 @@ class LARS:
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """timm's optimizer over the module's trained parameters."""
         groups = parameter_groups(module, self.lr, self.weight_decay, self.rules)
+        if not any(group["weight_decay"] > 0 for group in groups):
+            raise ValueError("LARS.weight_decay must be above 0, as it adapts only what it decays")
         momentum: Any = self.momentum  # timm annotates an int
         return Lars(groups, lr=self.lr, momentum=momentum, trust_coeff=self.trust)

@@ -34,8 +34,8 @@ class Folder:
         name: of the data set, of which the samples' ids are a function; None: the folder's.
 
     Raises (when read):
-        DataError: no such folder, no pictures in it, a folder in it that cannot be read or is a link to one that it
-            lies in, two pictures of one name that differ in their ending, or with `label` a picture that lies in no
+        DataError: no such folder, no pictures in it, a folder in it that cannot be read or that a link makes come
+            twice, two pictures of one name that differ in their ending, or with `label` a picture that lies in no
             folder; and as `Shards`.
     """
 
@@ -91,11 +91,14 @@ class Folder:
         root = Path(self.path)
         if not root.is_dir():
             raise DataError(f"There is no folder {root}. Correct Folder.path.")
-        found, others = [], 0
+        found, others, seen = [], 0, {root.resolve(): root}
         for folder, inner, names in os.walk(root, followlinks=True, onerror=_unreadable):
             inner[:] = [name for name in inner if not name.startswith(".")]
-            for name in inner:
-                _check_link(Path(folder, name))
+            for path in (Path(folder, name) for name in inner):
+                if (first := seen.setdefault(path.resolve(), path)) is not path:
+                    raise DataError(
+                        f"{path} is {first} once more, by a link: its pictures would come twice. Remove it."
+                    )
             for name in names:
                 if not name.startswith("."):
                     path = Path(folder, name)
@@ -114,8 +117,3 @@ def _classes(pictures: list[PurePosixPath]) -> tuple[str, ...]:
 
 def _unreadable(error: OSError) -> None:
     raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}. Make it readable, or move it away.")
-
-
-def _check_link(folder: Path) -> None:
-    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{folder} is a link to a folder that it lies in, without end. Remove the link.")

@@ -150,7 +150,7 @@ def _resumed(folder: Path, job: Mapping[str, Any]) -> dict[str, Mapping[str, int
     if whole != text:
         notes.write_text(whole)
     before, *shards = map(json.loads, whole.splitlines())
-    if before != dict(job):
+    if {"some": job["some"], **before} != dict(job):  # not in the earliest
         raise DataError(
             f"{folder} was begun with other settings or another source: {before}, now {dict(job)}. Name a new folder, "
             "or empty it."
