@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,9 @@ from jaxtyping import config, install_import_hook
 
 install_import_hook("cl", "beartype.beartype")
 
-from cl.views.write_shards import write_shards  # noqa: E402, the hook comes first
+from cl.views.cached_shards import CachedShards  # noqa: E402, the hook comes first
+from cl.views.digits import Digits  # noqa: E402
+from cl.views.write_shards import write_shards  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -30,6 +33,16 @@ def without_shape_checks() -> Iterator[None]:
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def digits_loaded_once() -> Iterator[None]:
+    """The built-in pictures, for all runs of a file."""
+    load = CachedShards.load
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(lambda name, split: load(Digits(split)))
+        patch.setattr(CachedShards, "load", lambda self: once(self.name, self.split))
+        yield
 
 
 @pytest.fixture

@@ -80,6 +80,18 @@ def test_a_silent_rank_is_given_up(tmp_path):
         first.gather(torch.ones(1))
 
 
+@linux
+def test_a_rank_that_comes_as_the_time_is_up_is_not_given_up(tmp_path, monkeypatch):
+    first, _ = boards(tmp_path / "memory", 2, timeout=0.0)
+
+    def late(*_):
+        first.counts[1] = first.count
+        return [], [], []
+
+    monkeypatch.setattr("cl.board.select.select", late)
+    assert len(first.gather(torch.ones(1))) == 2
+
+
 def child(rank, folder, *without):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     if without:

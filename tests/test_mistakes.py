@@ -1,18 +1,20 @@
 """What a person may get wrong about a run: one paragraph and an exit code, and nothing of theirs is lost."""
 
 import json
+import runpy
 import shutil
+import sys
 
 import pytest
-from test_command_line import TINY, arguments
-from test_rollbacks import loaded_once  # noqa: F401
+from test_command_line import ROOT, TINY, arguments
 
-from cl import launch
+from cl import launch, wiring
 from cl.errors import CheckpointError
 from cl.report import Report
 from cl.run_folder import RunFolder
 from cl.train import Training
 
+pytestmark = pytest.mark.usefixtures("digits_loaded_once")
 RUN = [*TINY, "cl.train.steps = 4", "cl.train.checkpoint_every = 2", "cl.train.keep = 2"]
 
 
@@ -103,12 +105,20 @@ def test_fewer_steps_than_were_made(run, capsys):
     assert ((run / "summary.json").read_bytes(), (run / "config.gin").read_bytes()) == before
 
 
-def test_other_hooks_than_the_runs(run, capsys):
-    two = "cl.train.hooks = [@CollapseMonitor(), @a/CollapseMonitor()]"
-    assert train(run, two, resume=True) == 5
-    assert "Use the run's own config.gin" in capsys.readouterr().err
-    state = json.loads((run / "exit.0.json").read_text())
-    assert state == {"code": 5}
+@pytest.mark.parametrize(
+    "hooks, said",
+    [
+        ("[@UpdateMomentum(), @CollapseMonitor(), @Enqueue()]", "has another's state in CollapseMonitor's place"),
+        ("[@UpdateMomentum(), @Enqueue()]", "has the state of 3 hooks, this configuration 2"),
+    ],
+)
+def test_other_hooks_than_the_runs(hooks, said, tmp_path, capsys):
+    moco = {"recipe": "moco_v2"}
+    assert train(tmp_path / "run", "Queue.dim = 8", **moco) == 0
+    assert train(tmp_path / "run", "Queue.dim = 8", f"cl.train.hooks = {hooks}", resume=True, **moco) == 5
+    error = capsys.readouterr().err
+    assert said in error and "Use the run's own config.gin" in error
+    assert json.loads((tmp_path / "run" / "exit.0.json").read_text()) == {"code": 5}
 
 
 def test_another_view_source_than_the_runs(run, capsys, monkeypatch):
@@ -151,3 +161,57 @@ def test_metrics_are_rewritten_in_one_step(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Report(run, 4, 2)
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_gin(tmp_path):
+    (tmp_path / "mine.gin").write_text(f"include '{ROOT / 'gin' / 'simclr.gin'}'\ncl.train.steps = 7\n", "utf-8-sig")
+    assert wiring.read([tmp_path / "mine.gin"]).value("steps", 0) == 7
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    def call(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        return runpy.run_path(str(ROOT / "tools" / name), run_name="tool")["main"]()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--out", "nowhere/f.npz"], "an .npz file in a folder that exists"),
+        (["--out", "features"], "an .npz file in a folder that exists"),
+        (["--size", "0"], "--size is a number of pixels"),
+        (["--view", "9"], "the run's encoder has the views 0, 1"),
+    ],
+)
+def test_embedding_refuses_before_it_reads_pictures(words, said, run, tool, capsys):
+    with pytest.raises(SystemExit):
+        tool("embed.py", run, "nowhere", *words)
+    assert said in capsys.readouterr().err
+
+
+def test_features_that_cannot_be_written(run, toy_shards, tool, tmp_path, capsys):
+    (tmp_path / "f.npz").mkdir()
+    assert tool("embed.py", run, toy_shards, "--size", "32", "--out", tmp_path / "f.npz") == 5
+    assert "f.npz cannot be written: Is a directory" in capsys.readouterr().err
+
+
+def test_figures_are_said_though_they_cannot_be_written(run, tool, capsys, monkeypatch):
+    monkeypatch.setattr(Training, "evaluate", lambda self, split: {"knn": 0.5})
+    (run / "evaluation.test.json").mkdir()
+    assert tool("evaluate.py", run) == 5
+    said = capsys.readouterr()
+    assert "0.5000" in said.out and "evaluation.test.json cannot be written: Is a directory" in said.err
+
+
+def test_a_run_without_evaluations_says_so(run, tool, capsys):
+    assert tool("evaluate.py", run) == 0
+    assert "This run has no evaluations" in capsys.readouterr().out
+
+
+def test_a_pointer_that_is_no_text(run, tool, capsys):
+    (run / "checkpoints" / "last").write_bytes(b"\xff\xfe")
+    assert tool("evaluate.py", run) == 5
+    assert "last is not a whole checkpoint" in capsys.readouterr().err

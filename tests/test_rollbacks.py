@@ -3,7 +3,6 @@
 import json
 import shutil
 import weakref
-from functools import cache
 
 import pytest
 from hypothesis import given
@@ -14,20 +13,8 @@ from cl import launch, rollbacks
 from cl.errors import NumericError, RollBack
 from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
-from cl.views.cached_shards import CachedShards
-from cl.views.digits import Digits
 
-
-@pytest.fixture(autouse=True, scope="module")
-def loaded_once():
-    """The training pictures, for all runs of this file."""
-    load = CachedShards.load
-    with pytest.MonkeyPatch.context() as patch:
-        once = cache(lambda name, split: load(Digits(split)))
-        patch.setattr(CachedShards, "load", lambda self: once(self.name, self.split))
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("digits_loaded_once")
 RUN = [*TINY, "cl.train.steps = 10", "cl.train.checkpoint_every = 2", "cl.train.keep = 9", "cl.train.log_every = 1"]
 
 

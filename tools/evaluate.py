@@ -1,13 +1,14 @@
 """Evaluates a trained run on held-out data: its own evaluations, and a linear probe on its trunk's features."""
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
 
-from cl.errors import ClError
+from cl.checkpoint import replace_file
+from cl.errors import CheckpointError, ClError
 from cl.evaluation.probe import Probe
-from cl.run_folder import RunFolder
 from cl.trained import open_run
 
 EPILOG = """\
@@ -25,20 +26,25 @@ def main() -> int:
     parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    file = chosen.run / f"evaluation.{chosen.split}.json"
     try:
         training = open_run(chosen.run, chosen.imports)
         banks = [evaluation.data for evaluation in training.evaluations if "bank" in evaluation.data]
-        probes = [Probe(data["bank"], data["validation"], data["test"]) for data in banks[:1]]
-        training.evaluations = [*training.evaluations, *probes]
+        if banks and Probe.name not in [evaluation.name for evaluation in training.evaluations]:
+            probe = Probe(banks[0]["bank"], banks[0]["validation"], banks[0]["test"])
+            training.evaluations = [*training.evaluations, probe]
         figures = training.evaluate(chosen.split)
         if not figures:
             print("This run has no evaluations: bind cl.train.evaluations in its config.gin.")
         for name, value in figures.items():
             print(f"{name:28} {value:.4f}")
-        RunFolder(chosen.run, resume=True).write_json(f"evaluation.{chosen.split}.json", figures)
+        replace_file(file, (json.dumps(figures, indent=1) + "\n").encode())
     except ClError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.code
+    except OSError as error:
+        print(f"{file} cannot be written: {error.strerror}.", file=sys.stderr)
+        return CheckpointError.code
     return 0
 
 

@@ -367,6 +367,12 @@ def test_settings_that_are_bindings_are_refused(settings):
         DeepSpeedEngine(settings=settings)
 
 
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_a_norm_that_is_none_is_refused(clip):
+    with pytest.raises(ValueError, match="clip is a norm above 0"):
+        DeepSpeedEngine(clip=clip)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "variant", "stage"),
