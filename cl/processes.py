@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
+from cl.distributed import world_size
 from cl.errors import ConfigError, PeerError
 
 BEAT = 1.0
@@ -101,6 +103,28 @@ def _not_launched(what: str) -> ConfigError:
     )
     error.shared = False
     return error
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT, so that a loop can end after a whole step. A second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
+    lost = False
+    try:
+        yield caught
+    except RuntimeError:  # others may be lost: what a launcher sends then must not end this one before it says so
+        lost = world_size() > 1
+        raise
+    finally:
+        for number, handler in before.items() if not lost else ():
+            signal.signal(number, handler)
 
 
 def leave(code: int) -> None:

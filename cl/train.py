@@ -4,9 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import gin
@@ -26,6 +24,7 @@ from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.schedules import Schedule
 from cl.precision import Precision, autocast_dtype
+from cl.processes import interrupts
 from cl.report import Report
 from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
@@ -128,7 +127,7 @@ class Training:
             on_first(folder.claim)
             on_first(lambda: set_aside(damaged))
         undone = on_first(lambda: rollbacks.read(folder))
-        with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, _interrupts() as interrupted:
+        with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, interrupts() as interrupted:
             if undone and undone[-1].step == done:
                 lines.append(
                     f"rolled back: {undone[-1].why} The rate is {rollbacks.rate(undone, done):g} of the first."
@@ -379,27 +378,3 @@ def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float
 
 def _preempted(number: int, when: str, folder: RunFolder) -> Preempted:
     return Preempted(f"Stopped by {signal.Signals(number).name} {when}. Continue with --out {folder.path} --resume.")
-
-
-@contextmanager
-def _interrupts():
-    """Collects SIGTERM and SIGINT, so that the loop can end after a whole step. A second SIGINT interrupts at once."""
-    caught: list[int] = []
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
-    lost = False
-    try:
-        yield caught
-    except (
-        RuntimeError
-    ):  # other processes may be lost: what a launcher sends then must not end this one before it says so
-        lost = world_size() > 1
-        raise
-    finally:
-        for number, handler in before.items() if not lost else ():
-            signal.signal(number, handler)
