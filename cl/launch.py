@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the training; returns the exit code. Errors are one paragraph on stderr."""
-    number = int(os.environ.get("RANK", "0")) if os.environ.get("RANK", "0").isdecimal() else 0
+    said = os.environ.get("RANK", "0")
+    number = int(said) if said.isdecimal() else 0
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
     taken = _to_resume(arguments)

@@ -133,7 +133,7 @@ class StreamViews:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, how many of its samples were consumed over all ranks, and what this rank skipped so far, and in it."""
+        """Epoch, how many of its samples were consumed over all ranks, and what this rank skipped: ever, and in it."""
         skipped = {"skipped": dict(self.skipped), "skipped_now": dict(self.skipped_now)}
         return {"epoch": self.epoch, "position": self.position, **skipped}
 
