@@ -68,7 +68,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = folder / _called(checkpoint.step)
     aside = folder / f".{final.name}.{os.getpid()}"
     try:
         files = {
@@ -178,26 +178,24 @@ def _sees(path: Path, about: dict[str, Any]) -> bool:
         return False
 
 
-def go_back(folder: Path, until: int) -> int | None:
-    """Makes `last` name the newest whole checkpoint of at most `until` steps, and removes the later ones.
+def newest_until(folder: Path, step: int) -> int | None:
+    """Steps of the newest whole checkpoint of at most so many."""
+    return next((int(_step(path)) for path in _saved(folder) if _step(path) <= step and _is_whole(path)), None)
 
-    Returns:
-        Its steps; None: there is none, and nothing was changed.
+
+def go_back(folder: Path, step: int) -> None:
+    """Makes `last` name the checkpoint of a step, and removes the later ones.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    found = next((path for path in _saved(folder) if _step(path) <= until and _is_whole(path)), None)
-    if found is None:
-        return None
     try:
-        replace_file(folder / "last", found.name.encode())
+        replace_file(folder / "last", _called(step).encode())
         for path in _saved(folder):
-            if _step(path) > _step(found):
+            if _step(path) > step:
                 _remove(path)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be changed to go back: {error.strerror}. Free space.") from error
-    return int(_step(found))
 
 
 def _remove(path: Path) -> None:
@@ -229,6 +227,10 @@ def _saved(folder: Path) -> list[Path]:
     """All that have their names, the newest first."""
     found = [path for path in folder.glob("step-*") if _step(path) < math.inf]
     return sorted(found, key=_step, reverse=True)
+
+
+def _called(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _step(path: Path) -> float:

@@ -1,7 +1,7 @@
 """What a loss sees, and who is whose positive: from ids alone, never from an `m n` mask."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial, reduce
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cl.choices import check_choice
 from cl.matches import Matches, sums
 
 GROUP, SAMPLE, VIEW = 0, 1, 2
@@ -31,7 +32,7 @@ class Contrast:
         pool_ids: their ids.
         stale: pool rows that an earlier step made (the queue); None: none.
         stale_same: what a stale key of the query's own sample is.
-        pool_is_q: the pool's rows are the queries', so a kernel may use the symmetry.
+        pool_is_q: the pool's rows are the queries', so a kernel may use the symmetry; `pool` is then `q` itself.
         both_ways: the pool's rows are queries too, against `q` (CLIP's two directions).
         divisor: contributing rows over all ranks, divided by the number of ranks; None: count this rank's.
 
@@ -62,6 +63,7 @@ class Contrast:
             raise ValueError(
                 f"A contrast's stale has the shape {tuple(self.stale.shape)}: one for each row of the pool."
             )
+        check_choice(self.stale_same, StaleSame, "A contrast's stale_same")
         plain = self.pool is not None and self.paired is None and self.stale is None
         if (self.pool_is_q or self.both_ways) and not (plain and self.pool_is_q != self.both_ways):
             raise ValueError(
@@ -73,6 +75,8 @@ class Contrast:
                 "A contrast whose pool is its queries (pool_is_q) has other ids for them: give pool and pool_ids anew "
                 "along with q and q_ids."
             )
+        if self.pool_is_q:  # the very rows: losses look at the one or the other
+            object.__setattr__(self, "pool", self.q)
 
     @staticmethod
     def pairs(z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], both_ways: bool = False) -> "Contrast":
@@ -99,6 +103,12 @@ class Contrast:
         sample = torch.arange(len(z), device=z.device)
         ids = torch.stack([labels, sample, torch.zeros_like(sample)], dim=1)
         return Contrast(q=z, q_ids=ids, pool=z, pool_ids=ids, pool_is_q=True)._known(_views=1)
+
+    def divided_by(self, divisor: Float[Tensor, ""]) -> "Contrast":
+        """The same with another divisor; what was found out from the ids stays known."""
+        given = {field.name for field in fields(self)}
+        found = {name: value for name, value in self.__dict__.items() if name not in given}
+        return replace(self, divisor=divisor)._known(**found)
 
     def _known(self, **found: Any) -> "Contrast":
         # What these properties would find out from the ids.

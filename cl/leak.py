@@ -6,13 +6,15 @@ It is found by what networks do, whatever they are made of: one sample is exchan
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cl.distributed import gather, rank, world_size
+from cl.distributed import gather, largest_over_ranks, rank, world_size
 from cl.encoders.recomputed import buffers_kept
 from cl.errors import ClError
 from cl.objective import Objective
@@ -57,10 +59,14 @@ def leaks(objective: Objective, views: Views, run: Run) -> list[str]:
     places = torch.arange(len(views.sample), device=views.sample.device)
     if rank() == 0:  # the second sample in the place of the first of all ranks'
         places[0] = 1
-    try:
-        before, after = (_without_a_trace(encoder, run, each) for each in (views, views.part(places)))
-    except ClError:  # a step of this batch will say it, and keeps the batch's keys
-        return []
+    exchanged = replace(views.part(places), group=views.group, sample=views.sample)  # not a sample that is there twice
+    runs = []
+    for each in (views, exchanged):
+        with suppress(ClError):  # a step of this batch will say it, and keeps the batch's keys
+            runs.append(_without_a_trace(encoder, run, each))
+        if largest_over_ranks(int(not runs)):  # it may be one rank's alone
+            return []
+    before, after = runs
     found = []
     for name, term in terms.items():
         one, other = before[term.embedding], after[term.embedding]

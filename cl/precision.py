@@ -10,7 +10,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def has_bfloat16(device: torch.device) -> bool:
     """Whether products of bfloat16 are the device's own; elsewhere they are several times slower than float32's."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     abilities = torch.cpu.get_capabilities()
     return bool(abilities.get("avx512_bf16", False) or abilities.get("amx_bf16", False))
 

@@ -61,11 +61,13 @@ def go_back(folder: RunFolder, error: RollBack) -> None:
     if len(before) >= error.most:
         times = f"{len(before)} time{'s' * (len(before) != 1)}"
         raise NumericError(f"{error.what} It was rolled back {times} before: this run ends.")
-    step = checkpoint.go_back(folder.checkpoints, error.healthy)
+    step = checkpoint.newest_until(folder.checkpoints, error.healthy)
     if step is None:
         raise NumericError(
             f"{error.what} There is no whole checkpoint of step {error.healthy}, the last at which nothing was wrong, "
             "or before: this run ends. Start anew, with a lower rate."
         )
     every = [*before, Rollback(step, error.rate, error.what)]
+    # First: who is stopped in between meets the collapse again, and not the old rate.
     folder.write_json(FILE, {"rollbacks": [asdict(each) for each in every]})
+    checkpoint.go_back(folder.checkpoints, step)

@@ -295,9 +295,10 @@ def _tried(term: Term, found: Embeddings, several: bool) -> int:
     """How many contrasts a copy of the provider makes, each given to a copy of the loss; nothing of the run changes."""
     rings: dict[int, Any] = {}  # what the copy has in place of a long queue: one as it is after a step
     if isinstance(term.provider, Remembering):
-        ring = Ring(len(found.keys), found.keys.shape[1])
+        ring = Ring(2 * len(found.keys), found.keys.shape[1])
         other = torch.tensor([0 if several else AFAR, AFAR, 0])
         ring.enqueue(found.keys, found.key_ids + other)
+        ring.enqueue(found.keys, found.key_ids)  # an epoch later they come again
         rings[id(term.provider.ring)] = ring
     with torch.random.fork_rng(devices=[]):
         contrasts = copy.deepcopy(term.provider, rings)(found)

@@ -53,8 +53,9 @@ class Training:
         keep: checkpoints that are kept; 0: all.
         processes: how many there must be; None: as many as the launcher starts.
         timeout: seconds that a process waits for the others before it takes them for lost.
-        overflows: batches in a row that may be left out because a gradient is not finite though the loss is, as numbers
-            of lower precision may overflow. They are counted, no hook runs for them; one more ends the run.
+        overflows: times in a row that a step may be tried anew, with the next batches, because a gradient is not finite
+            though the loss is, as numbers of lower precision may overflow. They are counted, no hook runs for them; one
+            more ends the run.
         allow_collapse: turns the refusals that guard against collapse into warnings.
     """
 
@@ -85,6 +86,15 @@ class Training:
             raise ValueError(f"cl.train.keep must be at least 0, which keeps all; got {keep}")
         if log_every < 1:
             raise ValueError(f"cl.train.log_every must be at least 1, got {log_every}")
+        if evaluate_every < 0 or checkpoint_every < 0:
+            raise ValueError(
+                "cl.train.evaluate_every and .checkpoint_every must be at least 0, which leaves it to the end; got "
+                f"{evaluate_every} and {checkpoint_every}"
+            )
+        if overflows < 0 or not timeout > 0:
+            raise ValueError(
+                f"cl.train.overflows must be at least 0 and .timeout above 0, got {overflows} and {timeout}"
+            )
         self.objective = objective
         self.views = views
         self.optimizer = optimizer
@@ -178,7 +188,7 @@ class Training:
             notes["waiting_seconds"] += batches.taken()
             if overflows:
                 notes["overflows"] += overflows
-                report.say(f"step {index + 1}: batches left out, of gradients not finite: {overflows}")
+                report.say(f"step {index + 1} was tried anew, as gradients were not finite; times: {overflows}")
 
             metrics = {}
             if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
@@ -235,7 +245,7 @@ class Training:
     def step(
         self, step: Step, batches: Iterator[Views], folder: RunFolder
     ) -> tuple[StepOutput, dict[str, Tensor], int]:
-        """One applied optimizer step and its hooks: its output, what hooks measured, batches left out before it."""
+        """One applied optimizer step and its hooks: its output, what hooks measured, times it was tried before."""
         applied, keys, overflows = None, [], 0
         while applied is None:
             views = next(batches)

@@ -32,6 +32,7 @@ from cl.errors import NumericError
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
+from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
@@ -57,11 +58,11 @@ NORMS = {
 SAID = "share batch statistics"
 
 
-def objective(norm, shuffle=False, provider=None, joint=True, seed=0, **settings):
+def objective(norm, shuffle=False, provider=None, joint=True, seed=0, loss=InfoNCE, **settings):
     """MoCo in small, its queue empty, or another provider's."""
     torch.manual_seed(seed)
     encoder = Momentum(siamese(tower(norm=NORMS[norm], **settings), joint=joint), shuffle_keys=shuffle)
-    term = Term(provider or Queue(PositivesOnly(), 2 * B, 4), InfoNCE(0.2))
+    term = Term(provider or Queue(PositivesOnly(), 2 * B, 4), loss(0.2))
     return Objective(encoder, {"moco": term}).train()
 
 
@@ -83,6 +84,10 @@ def test_a_key_is_given_away_by_batch_statistics_unless_they_are_split_and_shuff
 )
 def test_keys_of_the_batch_give_nothing_away_where_all_bear_the_same_mark(norm, shuffle, expected):
     assert found(objective(norm, shuffle, InBatch(False))) == ["moco"] * expected
+
+
+def test_the_sample_exchanged_is_nobodys_second_positive():
+    assert found(objective("split", provider=InBatch(False), loss=HardNegativeInfoNCE)) == ["moco"]
 
 
 def test_it_is_what_norms_do_that_counts():
@@ -249,9 +254,21 @@ def child(number, folder, which):
     os._exit(0)  # ZeRO-3 may abort at the interpreter's exit
 
 
+def refused(objective):
+    def run(views):
+        objective(views)
+        raise NumericError("of this rank alone")
+
+    return run
+
+
 def norms(number):
     """Of the two ranks' own norms and of one over both, with keys in order and shuffled."""
     result = {}
+    failing = objective("batch")
+    result["an error of one rank"] = found(
+        failing, pictures(B, seed=number), refused(failing) if number == 0 else failing
+    )
     for synchronised in (False, True):
         for shuffle in (False, True):
             for provider in (None, InBatch(False)):

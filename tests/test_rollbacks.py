@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_command_line import TINY, arguments
 
 from cl import launch, rollbacks
-from cl.errors import NumericError, RollBack
+from cl.errors import CheckpointError, NumericError, RollBack
 from cl.rollbacks import Rollback
 from cl.run_folder import RunFolder
 
@@ -86,6 +86,20 @@ def test_what_is_undone_is_gone_with_its_checkpoints(tmp_path):
     assert train(run, "cl.train.hooks = [@CollapseMonitor()]", collapsing=False, resume=True) == 0
     rollbacks.go_back(RunFolder(run, resume=True), RollBack("It fell.", 5, 0.5, 3))
     assert sorted(path.name[-1] for path in (run / "checkpoints").glob("step-*")) == ["2", "4"]
+
+
+def test_a_disk_that_refuses_leaves_what_was(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert train(run, "cl.train.steps = 6", collapsing=False) == 0
+    before = sorted(path.name for path in (run / "checkpoints").iterdir())
+
+    def full(*_):
+        raise CheckpointError("no space")
+
+    monkeypatch.setattr(RunFolder, "write_json", full)
+    with pytest.raises(CheckpointError, match="no space"):
+        rollbacks.go_back(RunFolder(run, resume=True), RollBack("It fell.", 4, 0.5, 3))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
 
 
 REAL = [

@@ -313,6 +313,10 @@ REFUSED |= {
         lambda: training(momentum(count=1), info_nce(queue()), [EMA, FILL], views(1)),
         r"finds nothing to contrast.*\(0,\) and key views \(0,\).*Momentum\.key_views",
     ),
+    "a second positive, an epoch later": (
+        lambda: training(momentum(), Term(queue(stale_same="positive"), HardNegativeInfoNCE(0.1)), [EMA, FILL]),
+        r"takes one positive a row.*Queue\.stale_same = 'ignored'",
+    ),
 }
 
 COLLAPSING = {

@@ -179,6 +179,8 @@ def test_other_ids_for_queries_that_are_the_pool_are_refused():
     ids = contrast.q_ids.flip(0)
     with pytest.raises(ValueError, match="other ids for them"):
         replace(contrast, q_ids=ids)
+    other = replace(contrast, q=rows(4, 3, seed=2))
+    assert other.pool is other.q
     assert replace(contrast, q_ids=ids, pool_ids=ids.clone()).positives.tolist() == [1] * 4
 
 
@@ -270,6 +272,19 @@ def test_views_and_labels_of_other_lengths_are_named(without_shape_checks):
         Contrast.pairs(ROWS, ROWS[:2])
     with pytest.raises(ValueError, match="one label a row"):
         Contrast.of(ROWS, torch.zeros(2, dtype=torch.int64))
+
+
+def test_stale_keys_are_one_of_three_things(without_shape_checks):
+    with pytest.raises(ValueError, match="stale_same must be one of positive, ignored, negative, got 'ignore'"):
+        Contrast(ROWS, IDS, pool=ROWS, pool_ids=IDS, stale_same="ignore")
+
+
+def test_another_divisor_leaves_known_what_was_found_out():
+    contrast = Contrast.of(rows(6, 3), torch.tensor([0, 0, 1, 1, 1, 2]))
+    assert contrast.contributing == 5
+    divided = contrast.divided_by(torch.tensor(4.0))
+    assert divided.divisor == 4 and divided.q is contrast.q and contrast.divisor is None
+    assert divided._equal is contrast._equal and divided.positives is contrast.positives
 
 
 @pytest.mark.parametrize("extra", ["paired", "stale", "both_ways", "no pool"])

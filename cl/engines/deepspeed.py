@@ -162,11 +162,13 @@ class DeepSpeedEngine:
     def backward(self, output: StepOutput) -> None:
         """Adds this batch's gradients, averaged over ranks."""
         last = len(self.outputs) + 1 == self.accumulate
-        if self.pieces is None:
+        every = self.objective.named_parameters()
+        trained = any(parameter.requires_grad for name, parameter in every if name.startswith("encoder."))
+        pieces, self.pieces = self.pieces, None
+        if pieces is None or not trained:  # a temperature over frozen networks, say, needs none of them again
             self._backward(output.loss, boundary=last)
         else:
-            self._in_pieces(self.pieces, output, last)
-            self.pieces = None
+            self._in_pieces(pieces, output, last)
         self.outputs.append(output.detached())
 
     def _in_pieces(self, pieces: Pieces, output: StepOutput, last: bool) -> None:

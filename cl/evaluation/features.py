@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cl.components import Encoder
 from cl.distributed import gather_objects, rank, world_size
+from cl.errors import NumericError
 from cl.views.samples import DataSet, Samples
 
 
@@ -71,14 +72,21 @@ def _pictures(data: Samples | DataSet, device: torch.device, chunk: int) -> Iter
 
 
 def _joined(run: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]) -> Tensor:
-    """All rows in order. Of w processes each runs every w-th piece, and all as many: under ZeRO-3 they run together."""
+    """All rows in order. Of w processes each runs every w-th piece, and all as many: under ZeRO-3 they run together.
+
+    Raises:
+        NumericError: a row is not finite.
+    """
     waiting, w = iter(inputs), world_size()
     own: list[Tensor] = []
     count = 0
     while pieces := list(islice(waiting, w)):
         own.append(run(pieces[rank()] if rank() < len(pieces) else pieces[0][:1]).float())
         count += len(pieces)
-    if w == 1:
-        return torch.cat(own)
-    shares = gather_objects([rows.cpu() for rows in own])
-    return torch.cat([shares[piece % w][piece // w] for piece in range(count)]).to(own[0].device)
+    if w > 1:
+        shares = gather_objects([rows.cpu() for rows in own])
+        own = [shares[piece % w][piece // w].to(own[0].device) for piece in range(count)]
+    rows = torch.cat(own)
+    if not rows.isfinite().all():  # of them a classifier would make some class or other
+        raise NumericError("The features of held-out data are not finite: the network has diverged. Lower the rate.")
+    return rows

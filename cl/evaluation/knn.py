@@ -33,14 +33,14 @@ def knn_predict(
     in memory at a time.
     """
     bank, bank_labels = F.normalize(bank.float(), dim=1), bank_labels.to(bank.device)
-    classes = int(bank_labels.max()) + 1
+    classes, bank_classes = bank_labels.unique(return_inverse=True)
 
     def vote(rows: Tensor) -> Tensor:
         nearest, index = similarities(F.normalize(rows.float(), dim=1), bank).topk(min(k, len(bank)), dim=1)
         # Relative to the nearest, so that no temperature overflows.
         weight = ((nearest - nearest[:, :1]) / temperature).exp()
-        votes = weight.new_zeros(len(rows), classes).scatter_add_(1, bank_labels[index], weight)
-        return votes.argmax(dim=1)
+        votes = weight.new_zeros(len(rows), len(classes)).scatter_add_(1, bank_classes[index], weight)
+        return classes[votes.argmax(dim=1)]
 
     return torch.cat([vote(rows) for rows in queries.split(chunk)])
 
@@ -84,6 +84,8 @@ class KNN:
         temperature: float = 0.07,
         view: int = 0,
     ):
+        if k < 1 or not temperature > 0:
+            raise ValueError(f"KNN.k must be at least 1 and .temperature above 0, got {k} and {temperature}")
         self.data: Mapping[str, DataSet] = {
             "bank": LoadedOnce(bank),
             "validation": LoadedOnce(validation),

@@ -64,6 +64,8 @@ class Probe:
         strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
         view: int = 0,
     ):
+        if not strengths or not min(strengths) > 0:
+            raise ValueError(f"Probe.strengths must be one or more numbers above 0, got {strengths}")
         self.data: Mapping[str, DataSet] = {
             "bank": LoadedOnce(bank),
             "validation": LoadedOnce(validation),

@@ -50,6 +50,8 @@ class ZeroShot:
         image_view: int = 0,
         text_view: int = 1,
     ):
+        if not classes or not prompts:
+            raise ValueError("ZeroShot.classes and .prompts must not be empty")
         self.data: Mapping[str, DataSet] = {"validation": LoadedOnce(validation), "test": LoadedOnce(test)}
         self.tokenizer = tokenizer
         self.classes = classes

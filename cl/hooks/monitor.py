@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from cl.choices import check_choice
 from cl.components import Capability, Step
 from cl.distributed import gather, mean_over_ranks, of_first, world_size
 from cl.errors import NumericError, RollBack
@@ -19,6 +20,8 @@ from cl.types import Embeddings, StepOutput
 logger = logging.getLogger(__name__)
 
 FIGURES = ("feature_std", "effective_rank", "spectrum_tail", "uniformity")
+
+Then = Literal["warn", "stop", "roll back"]
 
 PAIRS_OF = 512
 """Rows whose distances from each other tell the uniformity."""
@@ -58,7 +61,7 @@ class CollapseMonitor:
         min_tail: float = 0.0,
         max_uniformity: float = 0.0,
         patience: int = 5,
-        then: Literal["warn", "stop", "roll back"] = "warn",
+        then: Then = "warn",
         rate: float = 0.5,
         rollbacks: int = 3,
     ):
@@ -66,6 +69,9 @@ class CollapseMonitor:
             raise ValueError(f"CollapseMonitor.every and .patience must be at least 1, got {every} and {patience}")
         if not 0 < rate <= 1:
             raise ValueError(f"CollapseMonitor.rate is a factor on the learning rate, in (0, 1]; got {rate}")
+        if rollbacks < 0:
+            raise ValueError(f"CollapseMonitor.rollbacks must be at least 0, got {rollbacks}")
+        check_choice(then, Then, "CollapseMonitor.then")
         self.every = every
         self.std_fraction = std_fraction
         self.min_rank = min_rank
@@ -87,6 +93,8 @@ class CollapseMonitor:
     def __call__(self, objective: Objective, output: StepOutput, step: Step) -> dict[str, Tensor]:
         """Every `every` steps: the figures of `cl.evaluation.spectrum`, and 'collapsed' (0 or 1).
 
+        The last step's are there whenever it comes, and do not count where it comes early.
+
         Raises:
             NumericError: it collapsed, and is to stop.
             RollBack: it collapsed, and is to go back.
@@ -101,15 +109,19 @@ class CollapseMonitor:
             for (name, each), found in zip(output.embeddings.items(), figures.tolist(), strict=True)
         )
         wrong = next(filter(None, said), "")
+        if step.index % self.every == 0:
+            self._count(wrong, step)
+        std, rank, tail, even = figures.unbind(dim=1)
+        worst = dict(zip(FIGURES, (std.amin(), rank.amin(), tail.amin(), even.amax()), strict=True))
+        aligned = _alignment(next(iter(output.embeddings.values())))
+        return {**worst, **aligned, "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
+
+    def _count(self, wrong: str, step: Step) -> None:
         self.in_a_row = self.in_a_row + 1 if wrong else 0
         if not wrong:
             self.healthy = step.index  # the step's embeddings are of the weights before it
         if self.in_a_row == self.patience or (self.in_a_row > self.patience and self.then != "warn"):
             self._act(f"The embeddings collapsed at step {step.index + 1}: {wrong}, {self.patience} times in a row.")
-        std, rank, tail, even = figures.unbind(dim=1)
-        worst = dict(zip(FIGURES, (std.amin(), rank.amin(), tail.amin(), even.amax()), strict=True))
-        aligned = _alignment(next(iter(output.embeddings.values())))
-        return {**worst, **aligned, "collapsed": torch.tensor(float(self.in_a_row >= self.patience))}
 
     def _wrong(self, figures: dict[str, float], d: int, where: str) -> str:
         """What lies beyond its threshold, and by how much; empty where nothing does. What is not finite lies beyond."""

@@ -6,6 +6,7 @@ import gin
 import torch
 from torch import Tensor
 
+from cl.choices import check_choice
 from cl.components import Capability, Step
 from cl.distributed import share, share_changed
 from cl.encoders.momentum import Momentum
@@ -13,6 +14,8 @@ from cl.hooks.stateless import Stateless
 from cl.objective import Objective
 from cl.optim.schedules import Constant, Schedule
 from cl.types import StepOutput
+
+Buffers = Literal["own", "copy", "average"]
 
 
 @gin.register
@@ -30,11 +33,12 @@ class UpdateMomentum(Stateless):
 
     needs: frozenset[Capability] = frozenset({"momentum"})
 
-    def __init__(self, momentum: float | Schedule, buffers: Literal["own", "copy", "average"] = "own"):
+    def __init__(self, momentum: float | Schedule, buffers: Buffers = "own"):
         self.momentum = Constant(momentum) if isinstance(momentum, float | int) else momentum
         for index in (0, 99):
             if not 0 <= self.momentum(Step(index, 100)) <= 1:
                 raise ValueError(f"UpdateMomentum.momentum must lie in [0, 1], got {self.momentum(Step(index, 100))}")
+        check_choice(buffers, Buffers, "UpdateMomentum.buffers")
         self.buffers = buffers
 
     @torch.no_grad()

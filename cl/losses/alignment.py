@@ -27,4 +27,4 @@ class Alignment(nn.Module):
             raise ValueError("Alignment needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
             wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            return (contrast.q.to(wide) - contrast.paired.to(wide)).square().sum(dim=1).mean()
+            return (contrast.q.to(wide) - contrast.paired.to(wide)).square().sum() / max(len(contrast.q), 1)

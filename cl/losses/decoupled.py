@@ -5,8 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.choices import check_choice
 from cl.components import Capability
-from cl.losses.rows import Lonely, check_lonely, directions, mean_over_rows
+from cl.losses.rows import Lonely, directions, mean_over_rows
 from cl.losses.temperature import LearnedTemperature, inverse, valid
 from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
@@ -40,7 +41,7 @@ class DecoupledInfoNCE(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
-        check_lonely(lonely, "DecoupledInfoNCE")
+        check_choice(lonely, Lonely, "DecoupledInfoNCE.lonely")
         check_tiles(tile, products, "DecoupledInfoNCE")
         self.temperature = valid(temperature, "DecoupledInfoNCE.temperature")
         self.lonely: Lonely = lonely

@@ -70,10 +70,13 @@ class HardNegativeInfoNCE(nn.Module):
         ways = (contrast, contrast.turned) if contrast.both_ways else (contrast,)
         most = max(int(way.positives.max()) if len(way.q) else 0 for way in ways)
         if most > 1:
-            raise ConfigError(
+            error = ConfigError(
                 f"HardNegativeInfoNCE takes one positive a row and was given {most}. Group by sample, @BySample(), "
-                "with two views, each sample once a batch; or bind Term.loss = @InfoNCE(), which takes several."
+                "with two views, each sample once a batch, and with a queue Queue.stale_same = 'ignored'; or bind "
+                "Term.loss = @InfoNCE(), which takes several."
             )
+            error.shared = False  # other ranks' rows may have one
+            raise error
         with torch.autocast(contrast.q.device.type, enabled=False):
             scale = inverse(self.temperature)
             settings = (self.tile, self.products, True)

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.choices import check_choice
 from cl.components import Capability
-from cl.losses.rows import Lonely, check_lonely, directions, mean_over_rows
+from cl.losses.rows import Lonely, directions, mean_over_rows
 from cl.losses.temperature import LearnedTemperature, inverse, valid
 from cl.losses.tiles import Products, check_tiles
 from cl.types import Contrast
@@ -50,7 +51,7 @@ class InfoNCE(nn.Module):
         products: Products = "float32",
     ):
         super().__init__()
-        check_lonely(lonely, "InfoNCE")
+        check_choice(lonely, Lonely, "InfoNCE.lonely")
         check_tiles(tile, products, "InfoNCE")
         if not 0 <= smoothing < 1:
             raise ValueError(f"InfoNCE.smoothing must lie in [0, 1), got {smoothing}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,12 +15,6 @@ from cl.types import Contrast
 
 Lonely = Literal["skip", "count"]
 """What rows without a positive, which contribute 0, are to the mean: left out ("skip"), or counted ("count")."""
-
-
-def check_lonely(lonely: Lonely, loss: str) -> None:
-    """ValueError naming the loss's parameter if it is neither."""
-    if lonely not in get_args(Lonely):
-        raise ValueError(f"{loss}.lonely must be one of {', '.join(get_args(Lonely))}, got {lonely!r}")
 
 
 @dataclass(frozen=True, eq=False)

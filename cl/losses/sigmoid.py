@@ -45,7 +45,7 @@ class Sigmoid(nn.Module):
         super().__init__()
         check_tiles(tile, products, "Sigmoid")
         self.temperature = valid(temperature, "Sigmoid.temperature")
-        self.bias = nn.Parameter(torch.full((1,), bias))
+        self.bias = nn.Parameter(torch.full((1,), float(bias)))
         self.tile = tile
         self.products: Products = products
 
@@ -56,7 +56,8 @@ class Sigmoid(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             wide = torch.promote_types(contrast.q.dtype, torch.float32)
             q, pool, bias = contrast.q.to(wide) * inverse(self.temperature), contrast.pool.to(wide), self.bias.to(wide)
+            longest = q.detach().norm() * pool.detach().norm()  # infinite ones give logits that look like perfect ones
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:
                 total = total + F.softplus(-paired_logits(q, contrast.paired) - bias).sum()
-            return total / len(q)
+            return (total + 0 * longest) / max(len(q), 1)

@@ -1,12 +1,13 @@
 """The products of rows and keys, a tile at a time. What the losses that need no `m n` matrix are built on."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cl.choices import check_choice
 from cl.precision import has_bfloat16
 
 BOUND = 50.0
@@ -179,8 +180,7 @@ def check_tiles(tile: int, products: Products, loss: str) -> None:
     """ValueError naming the loss's parameter if no plan can be made of them."""
     if tile < 1:
         raise ValueError(f"{loss}.tile must be at least 1, got {tile}")
-    if products not in get_args(Products):
-        raise ValueError(f"{loss}.products must be one of {', '.join(get_args(Products))}, got {products!r}")
+    check_choice(products, Products, f"{loss}.products")
 
 
 def refuse_second() -> None:

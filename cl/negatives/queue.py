@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from cl.choices import check_choice
 from cl.components import Capability, NegativeProvider
 from cl.contrast import StaleSame
 from cl.errors import ConfigError
@@ -50,6 +51,7 @@ class Queue(nn.Module):
             raise ValueError("Queue.inner has a queue itself; one queue holds all keys of a term")
         if size < 1:
             raise ValueError(f"Queue.size must be at least 1, got {size}")
+        check_choice(stale_same, StaleSame, "Queue.stale_same")
         self.inner = inner
         self.ring = Ring(size, dim)
         self.dim = dim

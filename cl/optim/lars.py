@@ -28,6 +28,8 @@ class LARS:
         trust: float = 1e-3,
         rules: Sequence[Rule] = (),
     ):
+        if not trust > 0:
+            raise ValueError(f"LARS.trust must be above 0, got {trust}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.momentum = momentum

@@ -30,6 +30,14 @@ class Rule:
     schedule: Schedule | None = None
     weight_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError: a rate or a decay that is negative or no number."""
+        if not self.rate >= 0 or (self.weight_decay is not None and not self.weight_decay >= 0):
+            raise ValueError(
+                f"Rule.rate and .weight_decay must be at least 0, got {self.rate} and {self.weight_decay} for "
+                f"{self.pattern!r}"
+            )
+
 
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float, rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """torch's parameter groups. Without a matching rule tensors of one dimension or fewer are not decayed.
@@ -38,7 +46,10 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float, rules: S
 
     Raises:
         ConfigError: a rule that matches nothing.
+        ValueError: a rate or a decay that is negative or no number.
     """
+    if not (lr >= 0 and weight_decay >= 0):
+        raise ValueError(f"lr and weight_decay must be at least 0, got {lr} and {weight_decay}")
     default, plain = Rule(".*"), Rule(".*", weight_decay=0.0)
     groups: dict[int, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():

@@ -3,6 +3,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cl.errors import NumericError
 from cl.evaluation.features import embed, evaluating, extract, similarities, to_input
 
 CPU = torch.device("cpu")
@@ -58,3 +59,9 @@ def test_similarities_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = similarities(q, k)
     torch.testing.assert_close(found, q @ k.T)
+
+
+def test_features_that_are_no_numbers_are_refused(encoder, pictures):
+    encoder.features = lambda x, view: x.mean(dim=(2, 3)) * float("nan")
+    with pytest.raises(NumericError, match="The features of held-out data are not finite"):
+        extract(encoder, pictures([0, 1]), 0, CPU)

@@ -104,3 +104,15 @@ def test_as_an_evaluation(encoder, pictures):
     assert knn(encoder, "test", CPU) == {"knn": pytest.approx(0.75)}
     assert bank.readings == validation.readings == test.readings == 1
     assert encoder.training and {view for _, _, view in encoder.seen} == {0}
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"k": -1}, {"temperature": 0.0}, {"temperature": math.nan}])
+def test_what_nobody_can_vote_by_is_refused(settings, pictures):
+    with pytest.raises(ValueError, match=r"KNN\.k must be at least 1 and \.temperature above 0"):
+        KNN(pictures([0]), pictures([0]), pictures([0]), **settings)
+
+
+def test_labels_may_be_any_numbers():
+    bank, labels = torch.randn(50, 8), torch.arange(50) % 5
+    few = knn_predict(bank, labels, bank, k=9)
+    assert torch.equal(knn_predict(bank, labels * 10**12 - 3, bank, k=9), few * 10**12 - 3)

@@ -52,3 +52,10 @@ def test_one_label_alone_is_no_task(encoder):
     one = Pictures(8, labels=1)
     with pytest.raises(DataError, match="pictures of one label alone"):
         Probe(one, one, one)(encoder, "test", CPU)
+
+
+@pytest.mark.parametrize("strengths", [(), (0.0, 1.0)])
+def test_strengths_are_above_0_and_there_is_one(strengths):
+    one = Pictures(8, labels=1)
+    with pytest.raises(ValueError, match=r"Probe\.strengths"):
+        Probe(one, one, one, strengths=strengths)

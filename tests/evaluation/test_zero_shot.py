@@ -40,3 +40,9 @@ def test_a_label_without_a_name_is_an_error(encoder, tokenizer, pictures):
     zero_shot = ZeroShot(pictures([0]), pictures([0, 2]), tokenizer, ["red", "green"], ["{}"])
     with pytest.raises(DataError, match=r"2 classes.*'0/1'.*label 2"):
         zero_shot(encoder, "test", CPU)
+
+
+@pytest.mark.parametrize(("classes", "prompts"), [([], ["{}"]), (["red"], [])])
+def test_there_are_classes_and_prompts(classes, prompts, tokenizer, pictures):
+    with pytest.raises(ValueError, match=r"ZeroShot\.classes and \.prompts must not be empty"):
+        ZeroShot(pictures([0]), pictures([0]), tokenizer, classes, prompts)

@@ -130,7 +130,19 @@ def test_the_alignment_is_that_of_a_samples_views():
     assert measured["alignment"].item() == pytest.approx((first - second).square().sum(1).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"every": 0}, {"patience": 0}, {"rate": 0.0}, {"rate": 2.0}])
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"every": 0},
+        {"patience": 0},
+        {"rate": 0.0},
+        {"rate": 2.0},
+        {"rollbacks": -1},
+        {"then": "rollback"},
+    ],
+)
 def test_what_it_cannot_do_is_refused(settings):
     with pytest.raises(ValueError, match=r"CollapseMonitor\."):
         CollapseMonitor(**settings)
@@ -142,6 +154,15 @@ def test_stops_when_asked_to():
     with pytest.raises(NumericError, match="collapsed at step 2") as error:
         hook(OBJECTIVE, POINT, Step(1, 10))
     assert error.value.code == 4
+
+
+def test_a_last_step_that_comes_early_is_measured_and_not_counted():
+    hook = CollapseMonitor(every=20, patience=2, then="stop")
+    hook(OBJECTIVE, POINT, Step(40, 42))
+    measured = hook(OBJECTIVE, POINT, Step(41, 42))
+    assert measured["feature_std"] < 1e-3 and not measured["collapsed"] and hook.in_a_row == 1
+    with pytest.raises(NumericError, match="collapsed at step 61"):
+        hook(OBJECTIVE, POINT, Step(60, 61))
 
 
 def test_the_count_survives_a_restart():

@@ -104,6 +104,12 @@ def test_momentum_must_lie_between_0_and_1(momentum):
         UpdateMomentum(momentum)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_buffers_are_treated_in_one_of_three_ways():
+    with pytest.raises(ValueError, match=r"UpdateMomentum\.buffers must be one of own, copy, average, got 'averaged'"):
+        UpdateMomentum(0.9, buffers="averaged")
+
+
 def test_is_a_hook_without_state():
     hook = UpdateMomentum(0.9)
     assert isinstance(hook, PostStepHook) and hook.needs == {"momentum"} and hook.state_dict() == {}

@@ -60,3 +60,7 @@ def test_autocast_changes_nothing():
 def test_needs_paired_keys():
     with pytest.raises(ValueError, match="PositivesOnly"):
         Alignment()(Contrast.pairs(rows(2, 3), rows(2, 3)))
+
+
+def test_no_rows_are_no_loss():
+    assert Alignment()(Contrast(rows(0, 2), torch.zeros(0, 3, dtype=torch.int64), rows(0, 2))) == 0

@@ -68,8 +68,9 @@ def test_no_hardness_leaves_a_learned_temperature_its_gradient():
 
 
 def test_several_positives_are_refused():
-    with pytest.raises(ConfigError, match="one positive a row and was given 2"):
+    with pytest.raises(ConfigError, match="one positive a row and was given 2") as found:
         HardNegativeInfoNCE(0.1)(Contrast.of(rows(3, 2), torch.zeros(3, dtype=torch.int64)))
+    assert not found.value.shared, "the rows of another rank may have one each"
 
 
 def test_several_positives_of_a_key_are_refused():

@@ -62,3 +62,22 @@ def test_collapsed_at_the_bias(b, bias):
 def test_needs_a_pool():
     with pytest.raises(ValueError, match="pool"):
         Sigmoid(0.1)(Contrast(rows(2, 3), torch.zeros(2, 3, dtype=torch.int64), paired=rows(2, 3)))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_bias_without_a_point_is_one():
+    torch.testing.assert_close(Sigmoid(0.1, bias=-10).bias, Sigmoid(0.1, bias=-10.0).bias)
+
+
+def test_no_rows_are_no_loss():
+    none = torch.zeros(0, 3, dtype=torch.int64)
+    contrast = Contrast(rows(0, 2), none, rows(0, 2), pool=rows(2, 2), pool_ids=torch.zeros(2, 3, dtype=torch.int64))
+    assert Sigmoid(0.1)(contrast) == 0
+
+
+def test_a_positive_infinitely_far_is_no_perfect_one():
+    """Its logit is minus infinity, as that of a pair that never meets."""
+    ids = torch.zeros(1, 3, dtype=torch.int64)
+    q = torch.full((1, 1), -1e30, requires_grad=True)
+    pool = torch.full((1, 1), 1e30)
+    assert Sigmoid(0.1)(Contrast(q, ids, pool=pool, pool_ids=ids + torch.tensor([0, 0, 1]))).isnan()

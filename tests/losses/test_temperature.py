@@ -73,3 +73,8 @@ def test_descent_does_not_run_away_beyond_a_bound(side):
 def test_initial_must_lie_in_the_bounds(initial):
     with pytest.raises(ValueError, match=r"LearnedTemperature\.initial"):
         LearnedTemperature(initial)
+
+
+def test_a_scale_of_nothing_is_no_bound():
+    with pytest.raises(ValueError, match="both are above 0"):
+        LearnedTemperature(min_scale=0.0)

@@ -149,3 +149,9 @@ def test_a_queue_of_a_queue_is_refused():
 def test_size_must_be_positive():
     with pytest.raises(ValueError, match=r"Queue\.size"):
         Queue(PositivesOnly(), size=0, dim=4)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_stale_same_is_one_of_three_things():
+    with pytest.raises(ValueError, match=r"Queue\.stale_same must be one of positive, ignored, negative, got 'skip'"):
+        Queue(PositivesOnly(), size=3, dim=4, stale_same="skip")

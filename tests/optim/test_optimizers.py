@@ -1,5 +1,7 @@
 """The optimizers' first two steps against their papers' formulas."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +69,21 @@ def test_rules_reach_torchs_optimizer(description):
     optimizer = description(lr=LR, weight_decay=DECAY, rules=[Rule("bias", weight_decay=0.5)]).build(nn.Linear(3, 2))
     assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [DECAY, 0.5]
     assert {group["lr"] for group in optimizer.param_groups} == {LR}
+
+
+BAD = [
+    lambda: SGD(-0.1),
+    lambda: SGD(0.1, weight_decay=-1.0),
+    lambda: AdamW(math.nan),
+    lambda: AdamW(0.1, weight_decay=math.nan),
+    lambda: LARS(math.nan),
+    lambda: LARS(0.1, trust=-1.0),
+    lambda: SGD(0.1, rules=[Rule(".*", rate=-1.0)]),
+    lambda: SGD(0.1, rules=[Rule(".*", weight_decay=-1.0)]),
+]
+
+
+@pytest.mark.parametrize("description", BAD)
+def test_what_would_climb_or_grow_is_refused(description):
+    with pytest.raises(ValueError, match=r"(weight_decay|trust) must be (at least|above) 0"):
+        description().build(nn.Linear(3, 2))
