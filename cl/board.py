@@ -11,9 +11,10 @@ import platform
 import secrets
 import select
 import time
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -46,7 +47,14 @@ class Board:
     def __init__(self, path: Path, rank: int, pids: list[int], timeout: float):
         self.rank = rank
         self.timeout = timeout
-        self.peers = {os.pidfd_open(pid): number for number, pid in enumerate(pids) if number != rank}
+        self.peers: dict[int, int] = {}
+        self.ends = select.poll()
+        weakref.finalize(self, _close, self.peers)
+        for number, pid in enumerate(pids):
+            if number != rank:
+                file = os.pidfd_open(pid)
+                self.peers[file] = number
+                self.ends.register(file, select.POLLIN)
         memory = np.memmap(path, np.uint8, "r+", shape=(self.size(len(pids)),))
         start = 64 * len(pids)  # counters of their own cache lines
         self.counts = memory[:start].view(np.int64)[::8]
@@ -78,13 +86,13 @@ class Board:
             waited = time.monotonic() - start
             if waited > AWAKE:
                 time.sleep(0.001)
-                ended, _, _ = select.select(list(self.peers), [], [], 0)
+                ended = [file for file, _ in self.ends.poll(0)]
                 silent = [number for number in self.peers.values() if self.counts[number] < self.count]
                 if silent and (any(self.peers[each] in silent for each in ended) or waited > self.timeout):
                     raise dist.DistNetworkError(f"waited {waited:.0f} s for rank {silent[0]} at an exchange")
 
 
-_BOARDS: WeakKeyDictionary[dist.ProcessGroup, Board | None] = WeakKeyDictionary()
+_BOARDS: weakref.WeakKeyDictionary[dist.ProcessGroup, Board | None] = weakref.WeakKeyDictionary()
 """What `board` has made, for as long as torch's process groups live."""
 
 
@@ -133,6 +141,11 @@ def _reserved(path: Path, size: int) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     return path
+
+
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _host() -> tuple[str, str]:

@@ -4,7 +4,6 @@ A launcher says by the environment who a process is: RANK, WORLD_SIZE, LOCAL_RAN
 these a run is one process, and nothing here does anything.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -23,7 +22,8 @@ from torch.distributed import Store, TCPStore  # type: ignore[reportPrivateImpor
 from torch.distributed.rendezvous import rendezvous
 
 from cl.distributed import world_size
-from cl.errors import ConfigError, PeerError
+from cl.errors import ClError, ConfigError, PeerError
+from cl.parents import end_with_parent
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -56,17 +56,14 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
+    started = time.monotonic()
     try:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=timeout)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
     except ValueError as error:
         raise _not_launched(f"{error}.") from error
     except (dist.DistError, RuntimeError) as error:
-        raise PeerError(
-            f"Rank {rank} waited {timeout:g} s for all of {world} processes at {os.environ.get('MASTER_ADDR')}:"
-            f"{os.environ.get('MASTER_PORT')}, and not all came. Start as many as the launcher was told, and see that "
-            "they can reach that address (GLOO_SOCKET_IFNAME names the network interface)."
-        ) from error
+        raise _not_met(rank, world, time.monotonic() - started, timeout, str(error)) from error
     watch = _Watch(store.clone() if isinstance(store, TCPStore) else store, rank, world)
     try:
         yield
@@ -96,6 +93,28 @@ def _launched() -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
+def _not_met(rank: int, world: int, waited: float, timeout: float, why: str) -> ClError:
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if "EADDRINUSE" in why:
+        error = ConfigError(
+            f"Port {port}, at which rank {rank} was to meet the others, is taken, maybe by another run. Give the "
+            "launcher another: --master_port."
+        )
+        error.shared = False
+        return error
+    if waited < timeout / 2:  # nobody was waited for
+        return PeerError(f"Rank {rank} could not meet the {world} processes at {address}:{port}: {_first_line(why)}")
+    return PeerError(
+        f"Rank {rank} waited {waited:.0f} s for all of {world} processes at {address}:{port}, and not all came. Start "
+        "as many as the launcher was told, and see that they can reach that address (GLOO_SOCKET_IFNAME names the "
+        "network interface)."
+    )
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason was given"])[0]
+
+
 def _not_launched(what: str) -> ConfigError:
     error = ConfigError(
         f"{what} Start with torchrun or deepspeed, which set what processes need to find each other, or unset "
@@ -111,7 +130,7 @@ def interrupts() -> Iterator[list[int]]:
     caught: list[int] = []
 
     def catch(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
+        if number == signal.SIGINT and signal.SIGINT in caught:
             raise KeyboardInterrupt
         caught.append(number)
 
@@ -133,12 +152,6 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def end_with_parent(number: int) -> None:
-    """On Linux, has the kernel send this process a signal once the thread that started it is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def work_for_parent() -> None:

@@ -5,7 +5,9 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cl.checkpoint import replace_file
+from cl.distributed import on_first
+from cl.errors import CheckpointError
 from cl.run_folder import refused
 
 
@@ -26,17 +30,15 @@ class Report:
         done: steps of it that an earlier start made; what it measured at later ones is dropped.
         quiet: show and write nothing: another process does.
 
-    Raises:
-        CheckpointError: by whatever writes, where the disk refuses.
+    Making one is a call of all processes, and so is `table`: where the disk refuses, all of them raise CheckpointError.
+    Of what `say` and `advance` could not write `record` speaks, or `table`: one process alone must not end there.
     """
 
     def __init__(self, folder: Path, total: int, done: int = 0, quiet: bool = False):
         self.console = Console(highlight=False, quiet=quiet)
-        if not quiet:
-            _until(folder / "metrics.jsonl", done)
-        self.log, self.metrics = (
-            _opened(Path(os.devnull) if quiet else folder / name) for name in ("train.log", "metrics.jsonl")
-        )
+        on_first(partial(_made_ready, folder, done, total))
+        names = (Path(os.devnull) if quiet else folder / name for name in ("train.log", "metrics.jsonl"))
+        self.log, self.metrics = (name.open("a") for name in names)
         self.total = total
         self.first = done
         self.shown: dict[str, float] = {}
@@ -51,7 +53,8 @@ class Report:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=total, completed=done, numbers="")
-        self.warnings = _ToFile(self.log)
+        self.refusal: CheckpointError | None = None
+        self.warnings = _ToFile(self._write, self.log)
 
     def __enter__(self) -> "Report":
         logging.getLogger("cl").addHandler(self.warnings)
@@ -68,12 +71,17 @@ class Report:
     def say(self, line: str) -> None:
         """A line for the person, and for the log."""
         self.console.print(line, markup=False)
-        _append(self.log, line + "\n")
+        self._write(self.log, line + "\n")
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl: what was measured after applied step `step` (counted from 1)."""
+        """One line of metrics.jsonl: what was measured after applied step `step` (counted from 1).
+
+        Raises:
+            CheckpointError: the disk refuses this, or refused something before.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        _append(self.metrics, json.dumps({"step": step, **finite}) + "\n")
+        self._write(self.metrics, json.dumps({"step": step, **finite}) + "\n")
+        self._check()
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
         """Shows progress; without a terminal a line at every twentieth of the run, or every half minute."""
@@ -98,59 +106,80 @@ class Report:
         self.console.print(table)
         with self.console.capture() as capture:
             self.console.print(table)
-        _append(self.log, capture.get())
+        self._write(self.log, capture.get())
+        on_first(self._check)
+
+    def _write(self, file: TextIO, text: str) -> None:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError as error:
+            self.refusal = self.refusal or refused(Path(file.name), error)
+
+    def _check(self) -> None:
+        if self.refusal:
+            raise self.refusal
 
 
 class _ToFile(logging.Handler):
     """Warnings to a file: unlike the library's own, with the disk's refusals told."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, write: Callable[[TextIO, str], None], file: TextIO):
         super().__init__(logging.WARNING)
+        self.write = write
         self.file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        _append(self.file, record.getMessage() + "\n")
+        self.write(self.file, record.getMessage() + "\n")
 
 
-def _until(metrics: Path, done: int) -> None:
-    """Leaves the lines of steps up to `done`: a run that goes on from an older checkpoint makes later ones again."""
-    if not metrics.is_file():
-        return
-    lines = metrics.read_bytes().splitlines(keepends=True)
-    steps = [_step_of(line) for line in lines]
-    if lost := sum(step is None for step in steps[:-1]):  # the last may have been cut short
-        logging.getLogger(__name__).warning("%s: %d lines cannot be read, and are left out.", metrics, lost)
-    kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= done]
-    if kept != lines:
+def _made_ready(folder: Path, done: int, total: int) -> None:
+    """The two files, to append to; none ends with a line that a full disk cut short.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    ready = {"train.log": _whole, "metrics.jsonl": partial(_until, done=done, total=total)}
+    for name, kept in ready.items():
+        path = folder / name
         try:
-            replace_file(metrics, b"".join(kept))
+            path.open("a").close()
+            content = path.read_bytes() if path.is_file() else b""
+            if (left := kept(content)) != content:
+                replace_file(path, left)
         except OSError as error:
-            raise refused(metrics, error) from error
+            raise refused(path, error) from error
 
 
-def _step_of(line: bytes) -> int | None:
-    """Of a whole line that was written."""
+def _whole(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _until(content: bytes, done: int, total: int) -> bytes:
+    """Lines of steps up to `done`: a run that goes on from an older checkpoint makes later ones again, and one that
+    goes on with nothing left to do its test figures."""
+    lines = content.splitlines(keepends=True)
+    found = [_parsed(line) for line in lines]
+    if lost := sum(each is None for each in found[:-1]):  # the last may have been cut short
+        logging.getLogger(__name__).warning("metrics.jsonl: %d lines cannot be read, and are left out.", lost)
+    return b"".join(
+        line
+        for line, each in zip(lines, found, strict=True)
+        if each and each["step"] <= done and not (done == total == each["step"] and _tests(each))
+    )
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A whole line that was written."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+        found = json.loads(line)
+        return {**found, "step": int(found["step"])} if line.endswith(b"\n") else None
     except (ValueError, LookupError, TypeError):
         return None
 
 
-def _opened(path: Path) -> TextIO:
-    """To append to, without a line that a full disk cut short."""
-    file = path.open("a+")
-    if path.is_file():
-        content = path.read_bytes()
-        file.truncate(content.rfind(b"\n") + 1)
-    return file
-
-
-def _append(file: TextIO, text: str) -> None:
-    try:
-        file.write(text)
-        file.flush()
-    except OSError as error:
-        raise refused(Path(file.name), error) from error
+def _tests(line: dict[str, Any]) -> bool:
+    return all(name == "step" or name.startswith("test_") for name in line)
 
 
 SHOWN = {

@@ -3,12 +3,15 @@
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,10 +89,33 @@ def test_a_rank_that_comes_as_the_time_is_up_is_not_given_up(tmp_path, monkeypat
 
     def late(*_):
         first.counts[1] = first.count
-        return [], [], []
+        return []
 
-    monkeypatch.setattr("cl.board.select.select", late)
+    monkeypatch.setattr(first, "ends", SimpleNamespace(poll=late))
     assert len(first.gather(torch.ones(1))) == 2
+
+
+@linux
+def test_files_of_any_number_are_watched_and_closed(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1200:
+        pytest.skip(f"a process may open {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+    try:
+        with ExitStack() as opened:
+            for _ in range(1030):
+                opened.enter_context(Path(os.devnull).open())
+            first, second = boards(tmp_path / "memory", 2, timeout=0.1)
+            files = [*first.peers, *second.peers]
+            assert max(files) > 1024
+            with pytest.raises(dist.DistNetworkError, match="rank 1"):
+                first.gather(torch.ones(1))
+            del first, second
+            for file in files:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def child(rank, folder, *without):

@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from test_command_line import ROOT, TINY, arguments
@@ -52,7 +53,7 @@ def test_resuming_needs_a_folder(capsys):
 @pytest.mark.parametrize(
     "params, said",
     [
-        (["AdamW.lr = -1.0"], "AdamW cannot be built: Invalid learning rate: -1.0"),
+        (["AdamW.lr = -1.0"], "AdamW cannot be built: lr and weight_decay must be at least 0, got -1.0"),
         (["AdamW.rules = [@Rule()]", "Rule.pattern = '('"], "AdamW cannot be built: missing )"),
         (["AdamW.rules = [@Rule()]", "Rule.pattern = 'nosuch'"], "Rule.pattern 'nosuch' decides over no"),
         (["LocalEngine.clip = 0.0"], "LocalEngine.clip is a norm above 0"),
@@ -146,7 +147,7 @@ def test_lines_of_metrics_that_cannot_be_read_are_left_out_and_told(run, caplog)
     metrics = run / "metrics.jsonl"
     whole = metrics.read_text()
     metrics.write_text("\0\0\0\n" + whole + '{"step": 1, "cut sho')
-    with Report(run, 4, 4):
+    with Report(run, 5, 4):
         assert metrics.read_text() == whole
     assert "1 lines cannot be read" in caplog.text
 
@@ -215,3 +216,22 @@ def test_a_pointer_that_is_no_text(run, tool, capsys):
     (run / "checkpoints" / "last").write_bytes(b"\xff\xfe")
     assert tool("evaluate.py", run) == 5
     assert "last is not a whole checkpoint" in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_opened_is_refused(run, capsys):
+    (run / "train.log").unlink()
+    (run / "train.log").mkdir()
+    assert train(run, "cl.train.steps = 6", resume=True) == 5
+    assert "train.log" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_what_the_log_could_not_take_is_said_where_all_processes_are(run):
+    (run / "train.log").unlink()
+    (run / "train.log").symlink_to("/dev/full")
+    with Report(run, 5, 4) as report:
+        report.say("nobody reads this")
+        report.advance(5, {"loss": 1.0})
+        for act in (lambda: report.record(5, {"loss": 1.0}), lambda: report.table("figures", {"loss": 1.0})):
+            with pytest.raises(CheckpointError, match=r"train\.log"):
+                act()

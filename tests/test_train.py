@@ -206,6 +206,14 @@ def test_a_finished_run_may_be_resumed(folders):
     assert again["loss"] == summary["loss"] and again["steps"] == STEPS
 
 
+def test_a_finished_run_that_is_resumed_has_its_test_figures_once(folders):
+    for resume in (False, True, True):
+        training(evaluations=[Counting()]).run(folders(resume=resume), resume=resume)
+    found = lines(folders(resume=True))
+    assert [line["step"] for line in found if "test_count" in line] == [STEPS]
+    assert len([line for line in found if "loss" in line]) == STEPS
+
+
 def test_what_a_run_leaves_behind(folders):
     recorder, evaluation = Recorder(), Counting()
     built = training("moco", hooks=[recorder], evaluations=[evaluation], evaluate_every=2, checkpoint_every=2, keep=2)

@@ -2,7 +2,11 @@
 
 import sys
 
-from cl.launch import main
+from cl.parents import end_with_launcher
+
+end_with_launcher()  # before torch is imported, which takes seconds
+
+from cl.launch import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())
