@@ -56,7 +56,7 @@ class CollapseMonitor:
     def __init__(
         self,
         every: int = 20,
-        std_fraction: float = 0.2,
+        std_fraction: float = 0.35,
         min_rank: float = 2.0,
         min_tail: float = 0.0,
         max_uniformity: float = 0.0,

@@ -46,10 +46,10 @@ step from which `CollapseMonitor`, measuring {measurements} times in a run, says
 GUARD = """
 ## The guard on other seeds
 
-The monitor's thresholds were fixed on seeds {fixed} and then left alone. On the others, of runs that collapsed: how
+The monitor's thresholds are fixed on seeds {fixed}. On the others, of runs that collapsed: how
 many it noticed, and from which step. Of runs that did not: how many it was wrong about. An ablation that did not
 collapse by the judgement above may have nearly done so: its features tell a little more than the random start's, and
-what the loss sees is a point.
+what the loss sees is a point. Runs of older code, with another threshold maybe: {older} of {all}.
 
 | run | seeds | collapsed | noticed of those | from step | noticed of the others |
 |---|---|---|---|---|---|
@@ -119,7 +119,9 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _guard(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = GUARD.format(fixed=" and ".join(map(str, FIXED_ON))).splitlines()
+    now = {name: arm.fingerprint for name, (arm,) in arms().items()}
+    older = sum(row.get("fingerprint") != now[row["recipe"]] for row in found)
+    lines = GUARD.format(fixed=" and ".join(map(str, FIXED_ON)), older=older, all=len(found)).splitlines()
     for name in arms():
         mine = [row for row in found if row["recipe"] == name and row["seed"] not in FIXED_ON]
         fell, rose = ([row for row in mine if collapsed(row) == judged] for judged in (True, False))

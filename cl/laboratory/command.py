@@ -9,12 +9,14 @@ an interrupted laboratory goes on where it was.
 
 import argparse
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 
 from cl.laboratory import claims, collapse
+from cl.parents import end_with_parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen.draw:
         names = chosen.only or list(every)
         wanted = [(arm, seed) for seed in chosen.seeds for name in names for arm in every[name]]
-        with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            chosen.jobs, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(signal.SIGTERM,)
+        ) as pool:
             laboratory.ROWS.fill(wanted, laboratory.run, pool, max(cores // chosen.jobs, 1))
     each = dict.fromkeys(arm for arms in every.values() for arm in arms)
     older = sum(not arm.valid(row) for arm in each for row in laboratory.ROWS.of(arm))

@@ -1,6 +1,7 @@
 """The pre-flight audit: everything that is wrong with a folder of shards, not the first thing alone."""
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cl.errors import DataError
+from cl.parents import end_with_parent
 from cl.views.decode import EXTENSIONS
 from cl.views.index import INDEX, Shard, check_distinct, scan
 from cl.views.reading import PICKLES
@@ -35,7 +37,7 @@ def audit(folder: Path, workers: int = 2, progress: Callable[[int, int], None] =
         raise DataError(f"The folder {folder} holds no shards: no .tar file.")
     name, before = _earlier(folder)
     found = Audit(name, [], [], [])
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent, initargs=(signal.SIGTERM,)) as pool:
         for done, result in enumerate(pool.map(_scanned, paths), start=1):
             if isinstance(result, Shard):
                 found.shards.append(result)

@@ -1,9 +1,12 @@
 """The laboratory's bookkeeping: what is run, when a row is valid, and how rows are kept."""
 
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from cl import results
@@ -105,3 +108,25 @@ def test_what_is_asked_for_is_run_at_every_seed_and_then_written(laboratory, mon
     assert command.main([kind, "--only", name, "--seeds", "4", "5", "--jobs", "3"]) == 0
     assert asked == [([(arm, seed) for seed in (4, 5) for arm in mine], laboratory.run)] and written
     assert command.main([kind, "--draw"]) == 0 and len(asked) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to end them, and Linux's can")
+def test_who_runs_it_ends_with_the_laboratory():
+    command = [sys.executable, "tools/collapse_lab.py", "--only", "byol", "--seeds", "987", "--jobs", "1"]
+    laboratory = psutil.Popen(command, cwd=results.ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while not (runs := [each for each in laboratory.children(recursive=True) if "tools/train.py" in _words(each)]):
+            time.sleep(0.1)
+            assert laboratory.poll() is None
+        (worker,) = (each.parent() for each in runs)
+        laboratory.kill()
+        laboratory.wait()
+        worker.wait(timeout=60)
+    finally:
+        for each in runs:
+            each.kill()
+
+
+def _words(process):
+    return " ".join(process.cmdline())
