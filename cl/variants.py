@@ -114,8 +114,8 @@ def _keeper(objective: Node, terms: Sequence[Node]) -> str:
         else:
             slow = any(_short(node) == "Momentum" for node in objective.nodes())
             keepers.append(f"predictor, {'slow target' if slow else 'stop-gradient'}")
-            if any(_short(node) == "DecorrelatedBatchNorm" for node in objective.nodes()):
-                keepers.append("whitened projector")
+    if any(_short(node) == "DecorrelatedBatchNorm" for node in objective.nodes()):
+        keepers.append("whitened projector")
     return ", ".join(dict.fromkeys(keepers))
 
 
