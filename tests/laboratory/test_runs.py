@@ -113,6 +113,7 @@ def test_what_is_asked_for_is_run_at_every_seed_and_then_written(laboratory, mon
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to end them, and Linux's can")
 def test_who_runs_it_ends_with_the_laboratory():
+    pytest.importorskip("matplotlib")
     command = [sys.executable, "tools/collapse_lab.py", "--only", "byol", "--seeds", "987", "--jobs", "1"]
     laboratory = psutil.Popen(command, cwd=results.ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
