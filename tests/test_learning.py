@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STEPS = {"simclr": 200, "supcon": 250, "moco_v2": 250, "supcon_queue": 800, "byol": 150, "clip": 400}
-STEPS |= {"openmoji_moco_v2": 300, "openmoji_clip": 200}
+STEPS |= {"openmoji_moco_v2": 300, "openmoji_clip": 200, "dino": 200}
 
 
 @pytest.mark.slow
