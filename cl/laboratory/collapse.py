@@ -154,7 +154,7 @@ def _cells(name: str, mine: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{mean('spectrum_tail'):.1g}",
         f"{mean('uniformity'):.2f}",
         " to ".join(_ends(knn, ".3f")),
-        f"{mine[0]['knn_random_init']:.3f}",
+        " to ".join(_ends([row["knn_random_init"] for row in mine], ".3f")),
         f"**{fell} of {len(mine)}**" if fell else "no",
         when,
     ]
