@@ -156,8 +156,10 @@ def _whole(content: bytes) -> bytes:
 
 
 def _until(content: bytes, done: int, total: int) -> bytes:
-    """Lines of steps up to `done`: a run that goes on from an older checkpoint makes later ones again, and one that
-    goes on with nothing left to do its test figures."""
+    """Its lines of steps up to `done`, but for those that the run makes again.
+
+    One that goes on from an older checkpoint makes later steps again, one with nothing left to do its test figures.
+    """
     lines = content.splitlines(keepends=True)
     found = [_parsed(line) for line in lines]
     if lost := sum(each is None for each in found[:-1]):  # the last may have been cut short

@@ -56,8 +56,8 @@ class Sigmoid(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             wide = torch.promote_types(contrast.q.dtype, torch.float32)
             q, pool, bias = contrast.q.to(wide) * inverse(self.temperature), contrast.pool.to(wide), self.bias.to(wide)
-            longest = q.detach().norm() * pool.detach().norm()  # infinite ones give logits that look like perfect ones
+            bound = q.detach().norm() * pool.detach().norm()  # of a logit: an infinite one may look like a perfect match
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:
                 total = total + F.softplus(-paired_logits(q, contrast.paired) - bias).sum()
-            return (total + 0 * longest) / max(len(q), 1)
+            return (total + 0 * bound) / max(len(q), 1)
