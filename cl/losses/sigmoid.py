@@ -56,7 +56,7 @@ class Sigmoid(nn.Module):
         with torch.autocast(contrast.q.device.type, enabled=False):
             wide = torch.promote_types(contrast.q.dtype, torch.float32)
             q, pool, bias = contrast.q.to(wide) * inverse(self.temperature), contrast.pool.to(wide), self.bias.to(wide)
-            bound = q.detach().norm() * pool.detach().norm()  # of a logit: an infinite one may look like a perfect match
+            bound = q.detach().norm() * pool.detach().norm()  # of a logit; an infinite one may look perfect
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:
                 total = total + F.softplus(-paired_logits(q, contrast.paired) - bias).sum()
