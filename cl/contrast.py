@@ -159,9 +159,9 @@ class Contrast:
     def _views(self) -> int | None:
         # How many views of equal, different samples the rows are, one view after the other, where the pool is the
         # queries; else None. Who is of whose sample is then arithmetic: row i and i + b, apart from itself only.
-        _, sample, view = self.q_ids.unbind(dim=1)
-        if not self.pool_is_q or not len(sample):
+        if not self.pool_is_q or not len(self.q_ids):
             return None
+        _, sample, view = self.q_ids.unbind(dim=1)
         v = int((sample == sample[0]).sum())
         if len(sample) % v:
             return None

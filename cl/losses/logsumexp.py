@@ -55,13 +55,13 @@ class _Rows(torch.autograd.Function):
         ctx.frozen = not ctx.needs_input_grad[1]
         plan = Plan(q, k, apart, tile, products, exponentials=True, again=not ctx.frozen)
         tiles = Tiles(q, k, plan)
-        sums = _Sums(len(q), tiles, mean=ctx.frozen and ctx.needs_input_grad[0])
+        sums = _Sums(len(q), tiles, weigh=ctx.frozen and ctx.needs_input_grad[0])
         for part in tiles:
             sums.add(part)
         lse = sums.log()
         ctx.plan = plan
         if ctx.frozen:
-            ctx.save_for_backward(sums.mean)
+            ctx.save_for_backward(sums.weighted, sums.total)
         else:
             ctx.save_for_backward(q, k, lse)
         return lse
@@ -71,8 +71,9 @@ class _Rows(torch.autograd.Function):
         refuse_second()
         (g,) = grads
         if ctx.frozen:
-            (mean,) = ctx.saved_tensors
-            return mean * g[:, None], None, None, None, None
+            weighted, total = ctx.saved_tensors
+            share = g / total.masked_fill(total == 0, torch.inf)
+            return weighted * share[:, None], None, None, None, None
         q, k, lse = ctx.saved_tensors
         tiles = Tiles(q, k, ctx.plan)
         shift, u = _weights(tiles, lse, g)
@@ -150,14 +151,14 @@ class _Itself(torch.autograd.Function):
 class _Sums:
     """Sums of exponentials of the rows' logits, relative to the largest so far where logits are not bounded.
 
-    With `mean` also the keys' means under the softmax.
+    With `weigh` also the keys' sums, each by its exponential.
     """
 
-    def __init__(self, n: int, tiles: Tiles, mean: bool = False):
+    def __init__(self, n: int, tiles: Tiles, weigh: bool = False):
         self.tiles = tiles
         self.total = torch.zeros(n, dtype=tiles.dtype, device=tiles.q.device)
         self.top = None if tiles.bounded else torch.full_like(self.total, -torch.inf)
-        self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if mean else None
+        self.weighted = self.total.new_zeros(n, tiles.q.shape[1]) if weigh else None
 
     def add(self, part: Tile) -> None:
         """To a tile's rows; overwrites logits."""
@@ -168,7 +169,7 @@ class _Sums:
             self.tiles.accumulate(self.weighted[part.rows], part.values, self.tiles.k[part.keys])
 
     def add_across(self, part: Tile) -> None:
-        """To a tile's keys; without `mean`."""
+        """To a tile's keys; without `weigh`."""
         total = self.total[part.keys]
         if self.top is None:
             total += part.values.sum(dim=0, dtype=total.dtype)
@@ -190,12 +191,6 @@ class _Sums:
 
     def log(self) -> Tensor:
         return self.total.log() if self.top is None else self.top + self.total.log()
-
-    @property
-    def mean(self) -> Tensor | None:
-        if self.weighted is None:
-            return None
-        return self.weighted / self.total.clamp(min=torch.finfo(self.total.dtype).tiny)[:, None]
 
 
 def _weighted(
