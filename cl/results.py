@@ -106,7 +106,7 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
         started = time.monotonic()
         train(recipe, seed, Path(folder) / "run", params)
         seconds = round(time.monotonic() - started)
-        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
+        summary, bfloat16 = outcome(Path(folder) / "run")
     return {
         "recipe": recipe,
         "wall_seconds": seconds,
@@ -115,6 +115,7 @@ def measure(recipe: str, seed: int) -> dict[str, Any]:
         "fingerprint": fingerprint(recipe),
         "load": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
+        "bfloat16": bfloat16,
         **{name: round(value, 4) if isinstance(value, float) else value for name, value in summary.items()},
     }
 
@@ -129,6 +130,12 @@ def train(recipe: str, seed: int, out: Path, params: Sequence[str], threads: int
     alone = threads is None
     environment = os.environ if alone else os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run([*command, *bound], check=True, env=environment, stdout=None if alone else subprocess.DEVNULL)
+
+
+def outcome(run: Path) -> tuple[dict[str, Any], bool]:
+    """A run's summary, and whether its machine computes in bfloat16, as recipes then do."""
+    summary, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("summary", "environment"))
+    return summary, environment["bfloat16"]
 
 
 def valid(recipe: str, seed: int) -> bool:

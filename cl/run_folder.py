@@ -15,6 +15,7 @@ import torch
 
 from cl.checkpoint import replace_file
 from cl.errors import CheckpointError
+from cl.precision import has_bfloat16
 
 
 class RunFolder:
@@ -130,5 +131,6 @@ def _environment() -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "bfloat16": has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "packages": packages,
     }

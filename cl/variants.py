@@ -21,7 +21,8 @@ HEAD = """# Variants
 
 A variant is a gin file: what is not named is as in the file that it includes. Written from gin/*.gin by
 `python tools/variants.py`; `--measure` trains those without a valid row first, in minutes each. Figures are on test
-data, of seed 0 (the recipes of the README's table have three seeds there); an empty place was not measured.
+data, of seed 0 (the recipes of the README's table have three seeds there); an empty place was not measured. Recipes
+compute in bfloat16 where the processor does.
 
 """
 MONITOR = "CollapseMonitor"
@@ -127,11 +128,11 @@ def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
         cells = " | ".join(each.parts[column] for column in columns)
         over = f"[{each.over}](../gin/{each.over}.gin)" if each.over else "-"
         lines.append(f"| [{each.name}](../gin/{each.name}.gin) | {over} | {each.lines} | {cells} |")
-    reached = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds")
-    lines += ["", "## What each reached", "", f"| variant | {' | '.join(reached)} | what it is |", "|---" * 9 + "|"]
+    reached = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
+    lines += ["", "## What each reached", "", f"| variant | {' | '.join(reached)} | what it is |", "|---" * 10 + "|"]
     for each in found:
         mine = [row for row in rows if row["recipe"] == each.name and row["seed"] == 0]
-        lines.append(f"| {each.name} | {' | '.join(_reached(mine[0]) if mine else [''] * 7)} | {each.title} |")
+        lines.append(f"| {each.name} | {' | '.join(_reached(mine[0]) if mine else [''] * 8)} | {each.title} |")
     return "\n".join(lines) + "\n"
 
 
@@ -145,6 +146,7 @@ def _reached(row: Mapping[str, Any]) -> list[str]:
         f"{row['effective_rank']:.1f}",
         f"{row['images_per_second']:.0f}",
         f"{row['wall_seconds']}",
+        {True: "bfloat16", False: "float32", None: ""}[row.get("bfloat16")],
     ]
 
 

@@ -61,12 +61,12 @@ class Arm:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             results.train(self.recipe, seed, out, [*self.bindings, *also], threads)
-            summary = json.loads((out / "summary.json").read_text())
+            summary, bfloat16 = results.outcome(out)
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             looked = self.look(out) if self.look else {}
         figures = {name: short(value) for name, value in (summary | dict(looked)).items()}
         kept = {"recipe": self.recipe, "bindings": self.bindings, "seed": seed, "commit": results.commit()}
-        return kept | {"fingerprint": self.fingerprint} | figures, lines
+        return kept | {"bfloat16": bfloat16, "fingerprint": self.fingerprint} | figures, lines
 
 
 def short(value: Any) -> Any:

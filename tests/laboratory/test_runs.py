@@ -32,11 +32,12 @@ def test_a_run_is_of_the_bindings_and_its_row_has_what_was_seen_in_its_folder(mo
         out.mkdir()
         (out / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
         (out / "summary.json").write_text(json.dumps({"knn": 0.123456, "collapsed": False}))
+        (out / "environment.json").write_text(json.dumps({"bfloat16": True, "cores": 2}))
 
     monkeypatch.setattr(results, "train", train)
     arm = Arm("simclr", ("AdamW.lr = 0.5",), look=lambda folder: {"seen": len(list(folder.iterdir()))})
     row, lines = arm.run(3, 1, ["cl.train.log_every = 9"])
-    assert (row["knn"], row["collapsed"], row["seen"], row["seed"]) == (0.1235, False, 2, 3)
+    assert (row["knn"], row["collapsed"], row["seen"], row["seed"], row["bfloat16"]) == (0.1235, False, 3, 3, True)
     assert row["fingerprint"] == arm.fingerprint and [line["step"] for line in lines] == [1, 2]
 
 
