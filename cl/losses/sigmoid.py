@@ -26,7 +26,8 @@ class Sigmoid(nn.Module):
 
     Args:
         temperature: a positive number, or a `LearnedTemperature`; the paper's starts at 0.1.
-        bias: where the learned bias starts: -10 (the paper), -2.71 to tune a locked tower.
+        bias: where the learned bias starts: -10 (the paper), -2.71 to tune a locked tower. -log(negatives a positive)
+            tells the share of positives right; an adaptive optimizer moves it by no more than its rate a step.
         tile: as in `InfoNCE`.
         products: as in `InfoNCE`.
     """
