@@ -38,6 +38,7 @@ class Variant:
         over: the recipe that it includes; None: fragments alone.
         lines: of bindings of its own.
         parts: by column, what is wired together.
+        keeper: what keeps it from collapsing.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     over: str | None
     lines: int
     parts: Mapping[str, str]
+    keeper: str
 
 
 def variants() -> list[Variant]:
@@ -72,10 +74,10 @@ def read(path: Path) -> Variant:
         "groups": _short(root.arguments["views"].arguments["group"]),
         "loss": "; ".join(_short(term.arguments["loss"]) for term in terms),
         "hooks": ", ".join(name for name in map(_short, root.arguments["hooks"]) if name != MONITOR) or "-",
-        "kept from collapse by": _keeper(objective, terms),
     }
     title = text.splitlines()[0].removeprefix("# ")
-    return Variant(path.stem, title, included[0] if included else None, len(own), parts)
+    keeper = _keeper(objective, terms)
+    return Variant(path.stem, title, included[0] if included else None, len(own), parts, keeper)
 
 
 def _short(node: Node) -> str:
@@ -123,16 +125,26 @@ def _keeper(objective: Node, terms: Sequence[Node]) -> str:
 def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a table of what is wired, and one of what was reached."""
     columns = list(found[0].parts)
-    lines = [HEAD + f"| variant | over | lines | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
+    lines = [HEAD + f"| variant | over | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for each in found:
         cells = " | ".join(each.parts[column] for column in columns)
         over = f"[{each.over}](../gin/{each.over}.gin)" if each.over else "-"
-        lines.append(f"| [{each.name}](../gin/{each.name}.gin) | {over} | {each.lines} | {cells} |")
-    reached = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
-    lines += ["", "## What each reached", "", f"| variant | {' | '.join(reached)} | what it is |", "|---" * 10 + "|"]
+        lines.append(f"| [{each.name}](../gin/{each.name}.gin) | {over} | {cells} |")
+    reached = (
+        "lines",
+        "kept from collapse by",
+        "figure",
+        "raw pixels",
+        "random start",
+        "feature std",
+        "effective rank",
+    )
+    reached += ("samples/s", "seconds", "in")
+    lines += ["", "## What each reached", "", f"| variant | {' | '.join(reached)} | what it is |", "|---" * 12 + "|"]
     for each in found:
         mine = [row for row in rows if row["recipe"] == each.name and row["seed"] == 0]
-        lines.append(f"| {each.name} | {' | '.join(_reached(mine[0]) if mine else [''] * 8)} | {each.title} |")
+        cells = [str(each.lines), each.keeper, *(_reached(mine[0]) if mine else [""] * 8)]
+        lines.append(f"| {each.name} | {' | '.join(cells)} | {each.title} |")
     return "\n".join(lines) + "\n"
 
 

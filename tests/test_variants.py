@@ -17,13 +17,19 @@ def test_the_page_is_what_the_files_come_to():
         ("supcon_queue", "what the queries meet", "Queue(InBatch(all rows))"),
         ("slip", "what the queries meet", "InBatch(the other view); InBatch(all rows)"),
         ("dino", "hooks", "UpdateMomentum, UpdateCentre"),
-        ("vicreg", "kept from collapse by", "the batch's statistics"),
-        ("simsiam", "kept from collapse by", "predictor, stop-gradient, whitened projector"),
         ("supcon", "groups", "ByLabel"),
     ],
 )
 def test_parts_are_read_from_the_wiring(name, part, said):
     assert read(results.ROOT / "gin" / f"{name}.gin").parts[part] == said
+
+
+@pytest.mark.parametrize(
+    ("name", "keeper"),
+    [("vicreg", "the batch's statistics"), ("simsiam", "predictor, stop-gradient, whitened projector")],
+)
+def test_what_keeps_a_variant_from_collapse_is_read_from_its_losses_and_networks(name, keeper):
+    assert read(results.ROOT / "gin" / f"{name}.gin").keeper == keeper
 
 
 def test_lines_are_those_of_the_file_itself_over_the_recipe_it_includes():
