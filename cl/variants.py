@@ -26,6 +26,8 @@ compute in bfloat16 where the processor does.
 
 """
 MONITOR = "CollapseMonitor"
+REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
+"""What is said of a run."""
 
 
 @dataclass(frozen=True)
@@ -130,21 +132,12 @@ def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
         cells = " | ".join(each.parts[column] for column in columns)
         over = f"[{each.over}](../gin/{each.over}.gin)" if each.over else "-"
         lines.append(f"| [{each.name}](../gin/{each.name}.gin) | {over} | {cells} |")
-    reached = (
-        "lines",
-        "kept from collapse by",
-        "figure",
-        "raw pixels",
-        "random start",
-        "feature std",
-        "effective rank",
-    )
-    reached += ("samples/s", "seconds", "in")
-    lines += ["", "## What each reached", "", f"| variant | {' | '.join(reached)} | what it is |", "|---" * 12 + "|"]
+    columns = ["variant", "lines", "kept from collapse by", *REACHED, "what it is"]
+    lines += ["", "## What each reached", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for each in found:
         mine = [row for row in rows if row["recipe"] == each.name and row["seed"] == 0]
-        cells = [str(each.lines), each.keeper, *(_reached(mine[0]) if mine else [""] * 8)]
-        lines.append(f"| {each.name} | {' | '.join(cells)} | {each.title} |")
+        reached = _reached(mine[0]) if mine else [""] * len(REACHED)
+        lines.append(f"| {' | '.join([each.name, str(each.lines), each.keeper, *reached, each.title])} |")
     return "\n".join(lines) + "\n"
 
 

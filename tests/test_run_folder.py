@@ -1,8 +1,12 @@
 """A run's folder: whose it may be, and how it is called."""
 
+import json
+
 import pytest
+import torch
 
 from cl.errors import CheckpointError
+from cl.precision import has_bfloat16
 from cl.run_folder import RunFolder
 
 
@@ -29,6 +33,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("cl.run_folder.replace_file", refuse)
     with pytest.raises(CheckpointError, match="Permission denied"):
         RunFolder(tmp_path / "run", resume=False)
+
+
+def test_the_environment_says_whether_the_machine_computes_in_bfloat16(tmp_path):
+    RunFolder(tmp_path / "run", resume=False)
+    said = json.loads((tmp_path / "run" / "environment.json").read_text())["bfloat16"]
+    assert said is has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def test_fresh_folders_are_numbered(tmp_path):
