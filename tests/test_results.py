@@ -1,5 +1,7 @@
 """The table of results: what makes a row valid, and what stands in the table."""
 
+import json
+
 import pytest
 
 from cl import results
@@ -65,3 +67,20 @@ def test_the_table_quotes_the_worst_seed():
     ]
     *_, row = results.table(rows).splitlines()
     assert "kNN **0.910** | 0.930, 0.910, 0.920 | 0.500 | 2.100 | 102 | 898" in row
+
+
+@pytest.mark.parametrize("recipe", ["simclr", "lit"])
+def test_a_row_says_what_its_run_came_to_and_in_what_it_was_computed(recipe, monkeypatch):
+    trained = []
+
+    def train(name, seed, out, params):
+        out.mkdir()
+        (out / "summary.json").write_text(json.dumps({"knn": 0.123456, "skipped": 0}))
+        (out / "environment.json").write_text(json.dumps({"bfloat16": True}))
+        trained.append((name, seed, [param.split(" = ")[0] for param in params]))
+
+    monkeypatch.setattr(results, "train", train)
+    row = results.measure(recipe, 3)
+    assert (row["recipe"], row["seed"], row["knn"], row["skipped"], row["bfloat16"]) == (recipe, 3, 0.1235, 0, True)
+    assert row["fingerprint"] == results.fingerprint(recipe)
+    assert trained == {"simclr": [("simclr", 3, [])], "lit": [("simclr", 3, []), ("lit", 3, ["TRUNK"])]}[recipe]
