@@ -177,16 +177,17 @@ class DeepSpeedEngine:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
         # The loss's own gradients (a temperature's) go with a piece: the loss is computed once more, of embeddings that
-        # pass nothing on. Stages 2 and 3 take a parameter's gradient from a step's first backward pass on; stage 1 with
-        # overlapped exchanges in the last.
-        own = 1 if self.stage > 1 else len(pieces.slices)
+        # pass nothing on. Stages 2 and 3 take a parameter's gradient from a step's first backward pass on, and bring it
+        # to the host in the last one; stage 1 with overlapped exchanges takes it in the last.
+        last_piece = len(pieces.slices)
+        own = {last_piece} if self.stage < 2 else {1, last_piece} if self.offload else {1}
         fixed = {name: each.detached() for name, each in pieces.embeddings.items()}
         learned = any(p.requires_grad for term in self.objective.terms.values() for p in term.parameters())
         for number, (views, loss_of) in enumerate(pieces.again(), start=1):
             loss = loss_of(self._run(self.objective.encoder.queries, views))
-            if number == own and learned:
-                loss = loss + self._within(lambda: self.objective.contrast(fixed)).loss
-            self._backward(loss, boundary=last and number == len(pieces.slices))
+            if number in own and learned:
+                loss = loss + self._within(lambda: self.objective.contrast(fixed)).loss / len(own)
+            self._backward(loss, boundary=last and number == last_piece)
 
     def _backward(self, loss: Tensor, boundary: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(boundary)

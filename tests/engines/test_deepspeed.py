@@ -178,6 +178,10 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
         {"LocalEngine.piece": BATCH // 2},
         {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "DeepSpeedEngine.settings": BUCKETS},
     ),
+    "offloaded pieces": (
+        {"LocalEngine.piece": BATCH // 2},
+        {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "DeepSpeedEngine.offload": True},
+    ),
     "settings": ({}, {"DeepSpeedEngine.settings": BUCKETS}),
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
     "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
@@ -185,7 +189,7 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
 RUNS = {"moco_v2": ("plain", "shuffled", "offloaded")}
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "pieces", "accumulated", "clipped"))
 RUNS["simclr"] = ("plain", "vicreg", "barlow", "settings", "offloaded")
-RUNS["clip"] += ("recomputed", "overlapped pieces")
+RUNS["clip"] += ("recomputed", "overlapped pieces", "offloaded pieces")
 RUNS["byol"] += ("recomputed", "recomputed pieces")
 """Recipes that run more than the plain variant."""
 AT_FOUR = "moco_v2"
@@ -194,7 +198,7 @@ AT_FOUR = "moco_v2"
 
 def runs(recipe, stage):
     """The variants of a recipe that can be had at a stage."""
-    return [each for each in RUNS.get(recipe, ["plain"]) if stage or each != "offloaded"]
+    return [each for each in RUNS.get(recipe, ["plain"]) if stage or not each.startswith("offloaded")]
 
 
 def smooth(training):
