@@ -62,8 +62,9 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -> Path:
     """Writes a checkpoint below `folder`, points `last` at it and keeps the newest `keep` up to it (0: all).
 
-    Beside them it keeps the newest that is at least `reach` steps older, for who goes back as far. Later ones are left
-    alone: somebody made `last` name an earlier step, and may want them back.
+    Beside them it keeps the newest that is at least `reach` steps older, for who goes back as far, and the oldest that
+    is not, which will be; so nobody goes back by more than twice `reach` and what lies between two checkpoints. Later
+    ones are left alone: somebody made `last` name an earlier step, and may want them back.
 
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
@@ -88,7 +89,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in folder.glob(".step-*"):  # by who was killed at this
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
         for name, content in files.items():
             write_synced(aside / name, content)
@@ -103,14 +105,21 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
         ) from error
     until_now = [path for path in _saved(folder) if _step(path) <= checkpoint.step]
-    spared = next((path for path in until_now if _step(path) <= max(checkpoint.step - reach, 0)), None)
-    for old in until_now[keep:] if keep else ():
-        if old != spared:
+    stay = kept([_step(path) for path in until_now], keep, reach)
+    for old in until_now:
+        if _step(old) not in stay:
             try:
                 _remove(old)
             except OSError as error:  # this one is written, and that is what counts
                 logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
     return final
+
+
+def kept(steps: Sequence[float], keep: int, reach: int) -> set[float]:
+    """Of steps that were saved, the newest first, those that `write` keeps."""
+    far = max(steps[0] - reach, 0)
+    old, young = ([step for step in steps if (step <= far) == wanted] for wanted in (True, False))
+    return {*steps[: keep or None], *old[:1], *young[-1:]}
 
 
 def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[str]]:

@@ -15,7 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
-from cl.checkpoint import Checkpoint, Rank, go_back, newest_for_all, newest_until, read, read_last, set_aside, write
+from cl.checkpoint import (
+    Checkpoint,
+    Rank,
+    go_back,
+    kept,
+    newest_for_all,
+    newest_until,
+    read,
+    read_last,
+    set_aside,
+    write,
+)
 from cl.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
@@ -65,13 +76,32 @@ def test_reads_what_was_written(folder):
 
 
 @pytest.mark.parametrize(
-    ("reach", "expected"), [(0, [140, 160]), (25, [120, 140, 160]), (40, [120, 140, 160]), (100, [0, 140, 160])]
+    ("reach", "expected"), [(0, [140, 160]), (25, [120, 140, 160]), (40, [120, 140, 160]), (100, [0, 100, 140, 160])]
 )
 def test_one_is_kept_for_who_goes_back_as_far(folder, reach, expected):
     for step in (0, 100, 120, 140, 160):
         write(folder, checkpoint(step), keep=2, reach=reach)
     found = sorted(int(path.name[-8:]) for path in folder.glob("step-*"))
     assert found == expected
+
+
+@given(st.integers(1, 3), st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 120))
+def test_who_goes_back_finds_one_that_is_not_much_older_than_asked_for(keep, gaps, reach):
+    saved = [0.0]
+    for gap in gaps:
+        steps = [saved[0] + gap, *saved]
+        saved = sorted(kept(steps, keep, reach), reverse=True)
+        assert saved[:keep] == steps[:keep] and len(saved) <= keep + 2
+        oldest = saved[0] - 2 * reach - max(gaps)
+        assert any(oldest < step <= max(saved[0] - reach, 0) for step in saved)
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_save(folder):
+    left = folder / ".step-00000002.1"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half of it")
+    write(folder, checkpoint())
+    assert sorted(path.name for path in folder.iterdir()) == ["last", "step-00000003"]
 
 
 def test_going_back_takes_the_newest_whole_one_and_removes_what_came_later(folder):
