@@ -4,9 +4,7 @@ import argparse
 import gc
 import logging
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,12 +15,12 @@ import torch
 from cl import rollbacks, rules, wiring
 from cl.distributed import on_first, rank
 from cl.errors import CheckpointError, ClError, ConfigError, RollBack
-from cl.processes import joined, leave
+from cl.processes import interrupts, joined, leave, told_to_end
 from cl.run_folder import RunFolder
 from cl.train import Training
 
 FIRST = 5.0
-"""Seconds that rank 0 has to say what ended a run before the others leave, which may have started earlier."""
+"""Seconds that rank 0 has to say what ended a run before the others do, which may have started earlier."""
 
 EPILOG = """\
 examples:
@@ -80,21 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
     taken = _to_resume(arguments)
-    code, silent = 1, False  # of what nobody thought of
+    code, why, silent = 1, "", False  # of what nobody thought of
     try:
         _run(arguments, taken)
         code = 0
     except ClError as error:
-        code, silent = error.code, number > 0 and error.shared
+        code, why, silent = error.code, f"{type(error).__name__}: {error}", number > 0 and error.shared
         if not silent:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(why, file=sys.stderr, flush=True)
     finally:
         for folder in taken[-1:]:
             with suppress(CheckpointError):  # the disk may be what ended the run
                 folder.write_json(f"exit.{number}.json", {"code": code})
-    if silent:  # a launcher ends all processes once one has ended: first rank 0 is to say why
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(FIRST)
+    if silent and not told_to_end(FIRST):  # rank 0 did not end, so it may be this one's alone: its host lacks a file
+        print(why, file=sys.stderr, flush=True)
     leave(code)
     return code
 
@@ -121,16 +118,17 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         if rank() == 0:
             print(f"writing to {folder.path}", flush=True)
         resume, collapsed = arguments.resume, None
-        while True:
-            try:
-                training.run(folder, resume)
-                return
-            except RollBack as error:
-                collapsed = error.with_traceback(None)  # which holds the training
-            on_first(partial(rollbacks.go_back, folder, collapsed))
-            del training  # its memory is the next one's; engines have cycles
-            gc.collect()
-            training, resume = _built(config), True
+        with interrupts():  # of every run, and of the time between two
+            while True:
+                try:
+                    training.run(folder, resume)
+                    return
+                except RollBack as error:
+                    collapsed = error.with_traceback(None)  # which holds the training
+                on_first(partial(rollbacks.go_back, folder, collapsed))
+                del training  # its memory is the next one's; engines have cycles
+                gc.collect()
+                training, resume = _built(config), True
 
 
 def _built(config: wiring.Wiring) -> Training:

@@ -18,7 +18,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from torch.distributed import Store, TCPStore  # type: ignore[reportPrivateImportUsage]
+from torch.distributed import Store  # type: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 from cl.distributed import world_size
@@ -27,6 +27,12 @@ from cl.parents import end_with_parent
 
 BEAT = 1.0
 """Seconds between two signs of life."""
+
+PATIENCE = 10.0
+"""Seconds that who keeps the signs of life has for an answer."""
+
+KEEPER = "rank 0 was lost, or the launcher, whichever kept the list of processes"
+"""What is said where that list is not to be had."""
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         raise _not_launched(f"{error}.") from error
     except (dist.DistError, RuntimeError) as error:
         raise _not_met(rank, world, time.monotonic() - started, timeout, str(error)) from error
-    watch = _Watch(store.clone() if isinstance(store, TCPStore) else store, rank, world)
+    watch = _Watch(store.clone(), rank, world)  # a connection of its own: the run's waits on its own
     try:
         yield
     except Exception as error:
@@ -124,17 +130,26 @@ def _not_launched(what: str) -> ConfigError:
     return error
 
 
+class _Caught(list[int]):
+    """A handler of signals that collects their numbers."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in self:
+            raise KeyboardInterrupt
+        self.append(number)
+
+
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, so that a loop can end after a whole step. A second SIGINT interrupts at once."""
-    caught: list[int] = []
+    """Collects SIGTERM and SIGINT, so that a loop can end after a whole step. A second SIGINT interrupts at once.
 
-    def catch(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
+    Within another one it is that one's list, so nothing that came in between is forgotten.
+    """
+    if isinstance(outer := signal.getsignal(signal.SIGTERM), _Caught):
+        yield outer
+        return
+    caught = _Caught()
+    before = {number: signal.signal(number, caught) for number in (signal.SIGTERM, signal.SIGINT)}
     lost = False
     try:
         yield caught
@@ -144,6 +159,13 @@ def interrupts() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items() if not lost else ():
             signal.signal(number, handler)
+
+
+def told_to_end(seconds: float) -> bool:
+    """Whether SIGTERM comes within so many seconds, as launchers send it to all processes once one has ended."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    return told.wait(seconds)
 
 
 def leave(code: int) -> None:
@@ -220,16 +242,22 @@ class _Watch:
 
     def lost(self) -> str:
         """Which ranks show no sign of life any more, in words: of all that ask, those of the first."""
+        asking = threading.Thread(target=self._ask, daemon=True)
+        asking.start()
+        asking.join(PATIENCE)
+        if asking.is_alive():  # who keeps the store was stopped: it neither answers nor ends, and nothing times out
+            self.verdict = self.verdict or KEEPER
         if not self.verdict:
-            try:
-                found = self._missed()
-                if not found:
-                    return "an exchange with the other processes failed, and all of them show signs of life"
-                self.verdict = self.verdict or self.store.compare_set("lost", "", found).decode()
-            except (dist.DistError, RuntimeError):
-                self.verdict = self.verdict or "rank 0 was lost, or the launcher, whichever kept the list of processes"
+            return "an exchange with the other processes failed, and all of them show signs of life"
         time.sleep(2 * BEAT)  # for the others to read it, before the store goes with who leaves
         return self.verdict
+
+    def _ask(self) -> None:
+        try:
+            if not self.verdict and (found := self._missed()):
+                self.verdict = self.verdict or self.store.compare_set("lost", "", found).decode()
+        except (dist.DistError, RuntimeError):
+            self.verdict = self.verdict or KEEPER
 
     def _missed(self) -> str:
         before = self._beats()
@@ -245,9 +273,9 @@ class _Watch:
         return [self.store.get(key) if self.store.check([key]) else b"" for key in keys]
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, unless it waits for an answer that does not come."""
         self.stopped.set()
-        self.thread.join()
+        self.thread.join(2 * BEAT)
 
 
 def _parents() -> list[int]:

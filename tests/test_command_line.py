@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,31 @@ def test_the_script_trains_resumes_evaluates_and_embeds(tmp_path):
     python(ROOT / "tools" / "make_shards.py", "digits", tmp_path / "shards")
     said = python(ROOT / "tools" / "embed.py", run, tmp_path / "shards" / "test", "--out", tmp_path / "features.npz")
     assert "2400 pictures, 8 wide" in said
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """Makes this process the second of a run, as far as the environment says."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("RANK", "1")
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("second")
+def test_an_error_of_one_process_alone_is_said_by_it(tmp_path, monkeypatch, capsys):
+    """As on a host where a file is missing: rank 0 has no error."""
+    monkeypatch.setattr(launch, "FIRST", 0.01)
+    assert launch.main(["--gin", str(tmp_path / "absent.gin")]) == 2
+    assert "absent.gin" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("second")
+def test_an_error_of_all_processes_is_left_to_the_first(tmp_path, monkeypatch, capsys):
+    """Which ends at once, and then the launcher ends the others."""
+    ended = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    told = launch.told_to_end
+    monkeypatch.setattr(launch, "told_to_end", lambda seconds: ended.start() or told(seconds))
+    monkeypatch.setattr(launch, "FIRST", 60.0)
+    assert launch.main(["--gin", str(tmp_path / "absent.gin")]) == 2
+    assert capsys.readouterr().err == ""

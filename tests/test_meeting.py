@@ -65,6 +65,17 @@ def test_the_second_sigint_interrupts_whatever_came_before():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_what_came_between_two_runs_is_not_forgotten():
+    handler = signal.getsignal(signal.SIGTERM)
+    with interrupts() as outer:
+        with interrupts():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        with interrupts() as caught:
+            assert caught == [signal.SIGTERM] and caught is outer
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 LAUNCHER = """
 import subprocess, sys
 process = subprocess.Popen([sys.executable, *sys.argv[1:]])

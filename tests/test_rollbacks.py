@@ -1,7 +1,9 @@
 """A run that collapsed goes on from a checkpoint of before it, at a lower rate, and says so."""
 
 import json
+import os
 import shutil
+import signal
 import weakref
 
 import pytest
@@ -50,6 +52,22 @@ def test_it_goes_on_from_the_newest_healthy_checkpoint_at_a_lower_rate(tmp_path,
     shutil.copy(run / "rollbacks.json", halved)
     assert train(halved, collapsing=False, resume=True) == 0
     assert checkpoint(halved, 10) == checkpoint(run, 10)
+
+
+def test_a_signal_while_it_is_built_anew_stops_it_after_the_next_step(tmp_path, monkeypatch):
+    run, built = tmp_path / "run", launch._built
+
+    def build(config):
+        if (run / "rollbacks.json").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return built(config)
+
+    monkeypatch.setattr(launch, "_built", build)
+    assert train(run) == 143
+    assert (run / "checkpoints" / "last").read_text() == "step-00000005"
+    monkeypatch.undo()
+    assert train(run, resume=True) == 0
+    assert [line["rate"] for line in metrics(run) if "rate" in line] == [1.0] * 4 + [0.5] * 6
 
 
 def test_a_resumed_run_keeps_to_the_lower_rate(tmp_path):

@@ -1,9 +1,12 @@
 """Who was lost, as several processes find out one after the other; each is a thread here."""
 
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
 
 from cl import processes
 from cl.processes import _Watch
@@ -60,6 +63,28 @@ def test_rank_0_is_the_lost_one_and_the_store_with_it(watched):
     for rank in (1, 2):
         assert ranks[rank].lost() == "rank 0 was lost, or the launcher, whichever kept the list of processes"
         leave(rank)
+
+
+KEEPER = """
+import time
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+time.sleep(600)
+"""
+
+
+def test_who_keeps_the_store_neither_answers_nor_ends(monkeypatch):
+    monkeypatch.setattr(processes, "PATIENCE", 3.0)
+    with subprocess.Popen([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, text=True) as keeper:
+        try:
+            store = TCPStore("127.0.0.1", int(keeper.stdout.readline()), is_master=False)
+            watch = _Watch(store, 1, 2)
+            keeper.send_signal(signal.SIGSTOP)
+            assert watch.lost() == "rank 0 was lost, or the launcher, whichever kept the list of processes"
+        finally:
+            keeper.kill()
+    watch.stop()
 
 
 def test_where_none_is_missed_those_that_ask_later_may_find_one(watched):
