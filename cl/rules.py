@@ -4,27 +4,23 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 (`provides`, `needs`, sizes), never what they are called, and no data is open yet.
 """
 
-import copy
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from cl import trial
 from cl.components import Capability, OfWidth
-from cl.distributed import rank
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
+from cl.encoders.predictors import Predictors
+from cl.encoders.towers import Towers
 from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
-from cl.negatives.ring import Remembering, Ring
+from cl.negatives.ring import Remembering
 from cl.objective import Term
 from cl.train import Training
-from cl.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +31,16 @@ REMEDY: dict[Capability, str] = {
     "momentum": "wrap the encoder: Objective.encoder = @Momentum(), with @UpdateMomentum() in cl.train.hooks; or take "
     "out what needs it",
     "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
+    "keys without gradient": "bind Predict.stop_gradient = True, or wrap the encoder: Objective.encoder = @Predict()",
+    "predictor": "bind Momentum.predictors or Predict.predictors",
     "paired": "bind Term.provider = @PositivesOnly()",
     "keys": "choose a provider that looks at keys, such as @PositivesOnly()",
+    "negatives of the batch alone": "bind Term.provider = @InBatch()",
     "negatives": "bind Term.provider = @InBatch(), or wrap the provider in @Queue()",
-    "unit norm": "bind the encoder's unit_norm = True",
-    "free length": "bind the encoder's unit_norm = False, such as Siamese.unit_norm",
+    "unit norm": "bind Siamese.unit_norm = True, or Dual.unit_norm or Towers.unit_norm",
+    "free length": "bind Siamese.unit_norm = False, or Dual.unit_norm or Towers.unit_norm",
     "centre": "bind Term.loss = @SelfDistillation(), or take @UpdateCentre() out of cl.train.hooks",
+    "groups of a caption": "group the views by caption: bind MemoryViews.group (or StreamViews.group) = @ByCaption()",
     "groups of a label": "group the views by label: bind MemoryViews.group (or StreamViews.group) = @ByLabel()",
     "labels": "use data with labels, or group by sample: @BySample()",
     "captions": "use data with captions, or drop what reads them",
@@ -66,8 +66,8 @@ def check(training: Training) -> None:
 def _missing(needs: frozenset[Capability], provides: frozenset[Capability], who: object, where: str) -> Iterator[str]:
     for capability in sorted(needs - provides):
         yield (
-            f"{type(who).__name__} needs {capability!r}, and {where} does not provide it. "
-            f"To mend it, {REMEDY.get(capability, 'choose a component that does')}."
+            f"{type(who).__name__} needs {capability!r}, which {where} does not provide. "
+            f"To mend it, {REMEDY[capability]}."
         )
 
 
@@ -124,16 +124,18 @@ def _embeddings(training: Training) -> Iterator[str]:
 def _terms(training: Training) -> Iterator[str]:
     """What a provider and a loss need, the encoder, the views and the provider have."""
     encoder = training.objective.encoder
+    source = type(training.views).__name__
     for name, term in training.objective.terms.items():
-        here = encoder.provides | training.views.provides
-        yield from _missing(term.provider.needs, here, term.provider, f"{type(encoder).__name__} (term {name!r})")
-        if "queue" in term.provider.provides and encoder.modalities > 1:
+        if not term.weight > 0:
             yield (
-                f"Term {name!r} has one queue for the embeddings of {encoder.modalities} towers, which it would mix. "
-                "Bind Term.provider = @InBatch() for pairs of pictures and texts."
+                f"Term {name!r} has the weight {term.weight:g}, and nothing would be learned of it. Bind its "
+                "Term.weight above 0, or take it out of Objective.terms."
             )
+        here = encoder.provides | training.views.provides
+        where = f"{type(encoder).__name__} with {source} (term {name!r})"
+        yield from _missing(term.provider.needs, here, term.provider, where)
         here = here | term.provider.provides
-        yield from _missing(term.loss.needs, here, term.loss, f"{type(term.provider).__name__} (term {name!r})")
+        yield from _missing(term.loss.needs, here, term.loss, f"{type(term.provider).__name__} of {where}")
 
 
 def _idle(training: Training) -> Iterator[str]:
@@ -185,6 +187,11 @@ def _enqueued(training: Training) -> Iterator[str]:
                 continue
             q_views, k_views = encoder.layout(term.embedding)
             keys = q_views if k_views is None else k_views
+            if hook.views is not None and not hook.views:
+                yield (
+                    "Enqueue.views names no view, and the queue would stay empty. Bind Enqueue.views to some of "
+                    f"{', '.join(map(str, keys))}, or leave it out for all."
+                )
             if absent := set(hook.views or ()) - set(keys):
                 yield (
                     f"Enqueue.views has view {min(absent)}, and the keys of term {name!r} are views "
@@ -270,64 +277,89 @@ def _queue(training: Training) -> Iterator[str]:
 
 
 def _contrasts(training: Training) -> Iterator[str]:
-    """Providers and losses take what they will be given, as far as a few made-up samples show."""
-    several = bool(training.views.provides & SEVERAL)
+    """Providers and losses take what they will be given, as far as made-up samples show."""
     for name, term in training.objective.terms.items():
-        q_views, k_views = training.objective.encoder.layout(term.embedding)
-        sizes = (part.dim for part in (term.provider, term.loss) if isinstance(part, OfWidth))
-        width = training.objective.encoder.width(term.embedding) or next(sizes, 2)
-        found = _made_up(q_views, k_views, width, several)
         try:
-            contrasts = _tried(term, found, several)
+            if _reached(training, term) is None:
+                queries, keys = training.objective.encoder.layout(term.embedding)
+                yield (
+                    f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
+                    f"{queries} and key views {queries if keys is None else keys}. Give the encoder views that "
+                    "differ, such as Momentum.query_views = (0,) and Momentum.key_views = (1,)."
+                )
         except (ValueError, ConfigError) as error:
             yield f"Term {name!r}: {str(error).rstrip('.')}."
-            continue
-        if not contrasts:
+        except RuntimeError as error:
             yield (
-                f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
-                f"{q_views} and key views {q_views if k_views is None else k_views}. Give the encoder views that "
-                "differ, such as Momentum.query_views = (0,) and Momentum.key_views = (1,)."
+                f"Term {name!r}: {type(term.provider).__name__} and {type(term.loss).__name__} fail on made-up rows: "
+                f"{str(error).rstrip('.')}. Bind Term.provider or Term.loss to another."
             )
 
 
-@torch.no_grad()
-def _tried(term: Term, found: Embeddings, several: bool) -> int:
-    """How many contrasts a copy of the provider makes, each given to a copy of the loss; nothing of the run changes."""
-    rings: dict[int, Any] = {}  # what the copy has in place of a long queue: one as it is after a step
-    if isinstance(term.provider, Remembering):
-        ring = Ring(2 * len(found.keys), found.keys.shape[1])
-        other = torch.tensor([0 if several else AFAR, AFAR, 0])
-        ring.enqueue(found.keys, found.key_ids + other)
-        ring.enqueue(found.keys, found.key_ids)  # an epoch later they come again
-        rings[id(term.provider.ring)] = ring
-    with torch.random.fork_rng(devices=[]):
-        contrasts = copy.deepcopy(term.provider, rings)(found)
-        for contrast in contrasts:
-            with suppress(RuntimeError):  # more rows may be what it wants
-                copy.deepcopy(term.loss)(contrast)
-    return len(contrasts)
+def _reached(training: Training, term: Term) -> frozenset[int] | None:
+    encoder = training.objective.encoder
+    queries, keys = encoder.layout(term.embedding)
+    sizes = (part.dim for part in (term.provider, term.loss) if isinstance(part, OfWidth))
+    rows = trial.Rows(
+        queries,
+        keys,
+        width=encoder.width(term.embedding) or next(sizes, 2),
+        trained_keys="keys without gradient" not in encoder.provides,
+        grouped=bool(training.views.provides & SEVERAL),
+    )
+    share = training.views.batch // training.place.world
+    try:
+        return trial.reached(term, rows, min(share, FEW))
+    except RuntimeError:
+        return trial.reached(term, rows, min(share, MANY))
 
 
-AFAR = 10**9
-"""Added to ids, it makes them others."""
+FEW, MANY = 3, 64
+"""Samples that are made up, and how many where a loss cannot compute with so few."""
 
 
-def _made_up(q_views: tuple[int, ...], k_views: tuple[int, ...] | None, width: int, several: bool) -> Embeddings:
-    """Three samples a rank, two of which share a group where `several` do."""
-    generator = torch.Generator().manual_seed(0)
+def _untrained(training: Training) -> Iterator[str]:
+    """Whatever of a tower is trained makes rows that some loss has a gradient for."""
+    encoder = training.objective.encoder
+    towers = _towers(encoder)
+    if towers is None:
+        return
+    live: set[tuple[str, int]] = set()
+    for term in training.objective.terms.values():
+        live |= {(term.embedding, view) for view in _reached(training, term) or ()}
+    for name, tower in towers.towers.items():
+        heads: dict[str, set[tuple[str, int]]] = {}
+        for view, maker, head, embedding in towers.routes:
+            if maker == name:
+                heads.setdefault(head, set()).add((embedding, view))
+        some = any(rows & live for rows in heads.values())
+        for head, rows in heads.items():
+            part = tower.get_submodule(f"heads.{head}") if some else tower
+            if not rows & live and any(parameter.requires_grad for parameter in part.parameters()):
+                what = f"The head {head!r} of the tower {name!r}" if some else f"The tower {name!r}"
+                yield (
+                    f"{what} is to be trained, and no loss has a gradient for its rows, view "
+                    f"{', '.join(str(view) for _, view in sorted(rows))} of {min(rows)[0]!r}: it would stay as it was "
+                    "drawn. Let a term be about them, and their view a query (Momentum.query_views = None and "
+                    "InBatch.queries = None are all views), take their routes out, or bind the tower's "
+                    "Tower.frozen = True."
+                )
+                break
 
-    def rows(views: tuple[int, ...]) -> Tensor:
-        return F.normalize(torch.randn(3 * len(views), width, generator=generator), dim=1)
 
-    def ids(views: tuple[int, ...]) -> Tensor:
-        samples = [3 * rank() + sample for sample in range(3)]
-        groups = [0, 0, 2] if several else samples
-        each = [ids for view in views for ids in zip(groups, samples, [view] * 3, strict=True)]
-        return torch.tensor(each, dtype=torch.int64).view(-1, 3)
+def _towers(encoder: object) -> Towers | None:
+    """What makes the rows that are trained, in whatever it is wrapped; None: an encoder of another kind."""
+    modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    return next((module for module in modules if isinstance(module, Towers)), None)
 
-    if k_views is None:
-        return Embeddings(rows(q_views), ids(q_views), q_views)
-    return Embeddings(rows(q_views), ids(q_views), q_views, rows(k_views), ids(k_views), k_views)
+
+def _makers(training: Training, embedding: str, views: Iterable[int]) -> set[str]:
+    """The towers that make an embedding's rows of some views."""
+    encoder = training.objective.encoder
+    towers = _towers(encoder)
+    if towers is None:
+        return {str(number) for number in range(encoder.modalities)}
+    return {maker for view, maker, _, name in towers.routes if name == embedding and view in views}
 
 
 def _optimizer(training: Training) -> Iterator[str]:
@@ -339,20 +371,29 @@ def _optimizer(training: Training) -> Iterator[str]:
 
 
 def collapse(training: Training) -> Iterator[str]:
-    """Something keeps the embeddings apart: a loss, or a predictor and keys without gradient."""
-    terms: dict[str, Term] = training.objective.terms
-    if any(term.loss.spreads for term in terms.values()):
-        return
-    for capability, remedy in {
-        "keys without gradient": "wrap the encoder in @Momentum()",
-        "predictor": "bind Momentum.predictors = {'z': @predictor/MLP()}, and predictor/MLP.widths from the "
-        "embedding's width back to it",
-    }.items():
-        if capability not in training.objective.encoder.provides:
-            yield (
-                f"Nothing keeps the embeddings apart: no term's loss does, and the encoder has no {capability} that "
-                f"would make up for it. To mend it, {remedy}, or choose a loss that does, such as @InfoNCE()."
-            )
+    """Something keeps every term's embeddings apart: a loss over the same towers, or a predictor and frozen keys."""
+    encoder, terms = training.objective.encoder, training.objective.terms
+    makers = {name: _makers(training, term.embedding, training.objective.encoder.views) for name, term in terms.items()}
+    kept = set[str]().union(*(makers[name] for name, term in terms.items() if term.loss.spreads))
+    modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    predictors = next((module for module in modules if isinstance(module, Predictors)), None)
+    for name, term in terms.items():
+        if makers[name] & kept:
+            continue
+        here = encoder.provides
+        if predictors is not None and term.embedding not in predictors:
+            here -= {"predictor"}
+        for capability, remedy in {
+            "keys without gradient": "wrap the encoder in @Momentum()",
+            "predictor": f"bind Momentum.predictors = {{{term.embedding!r}: @predictor/MLP()}}, and "
+            "predictor/MLP.widths from the embedding's width back to it",
+        }.items():
+            if capability not in here:
+                yield (
+                    f"Nothing keeps the embeddings of term {name!r} apart: no loss over their towers does, and the "
+                    f"encoder has no {capability} that would make up for it. To mend it, {remedy}, or choose a loss "
+                    "that does, such as @InfoNCE()."
+                )
 
 
 RULES = (
@@ -370,6 +411,7 @@ RULES = (
     _widths,
     _queue,
     _contrasts,
+    _untrained,
     _optimizer,
 )
 """In order: the first refusal is the one that is reported."""

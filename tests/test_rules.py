@@ -4,13 +4,15 @@ import logging
 import re
 from contextlib import nullcontext
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
 
-from cl import distributed, rules
+from cl import distributed, rules, trial
+from cl.components import Capability
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
@@ -173,15 +175,6 @@ REFUSED = {
         lambda: training(siamese(tower()), info_nce(queue(InBatch(True))), [FILL]),
         r"Queue needs 'momentum'.*Objective\.encoder = @Momentum\(\).*@UpdateMomentum\(\)",
     ),
-    "one queue for two towers": (
-        lambda: training(
-            Momentum(pairs()),
-            info_nce(queue(InBatch(True))),
-            [EMA, FILL],
-            views(transforms=[Noise(), Captions(len)]),
-        ),
-        r"one queue for the embeddings of 2 towers.*Term\.provider = @InBatch\(\)",
-    ),
     "InfoNCE without negatives": (
         lambda: training(siamese(tower()), info_nce(PositivesOnly())),
         r"InfoNCE needs 'negatives'.*@InBatch\(\).*@Queue\(\)",
@@ -212,7 +205,7 @@ REFUSED = {
     ),
     "an evaluation without its labels": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels()]),
-        r"NeedsLabels needs 'labels', and its test data does not.*use data with labels",
+        r"NeedsLabels needs 'labels', which its test data does not provide.*use data with labels",
     ),
     "a batch of one": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(batch=1)),
@@ -297,6 +290,101 @@ REFUSED |= {
 }
 
 
+def slip(**settings):
+    """A tower of pictures with two heads, one for the pairs with texts, one for two of its own views."""
+    text = Tower(nn.Sequential(nn.Embedding(9, 8), nn.Flatten()), {"z": nn.Linear(8, 4)}, **settings)
+    image = Tower(trunk(), {"z": nn.Linear(8, 4), "ssl": nn.Linear(8, 4)})
+    routes = [(0, "image", "z", "z"), (1, "text", "z", "z"), (0, "image", "ssl", "ssl"), (2, "image", "ssl", "ssl")]
+    return Towers({"image": image, "text": text}, routes)
+
+
+def captioned(count=2, **settings):
+    return views(transforms=[Noise(), Captions(len), Noise()][:count], **settings)
+
+
+def two_towers():
+    """Two embeddings of pictures, each with a tower of its own."""
+    routes = [(view, name, "z", name) for name in ("one", "other") for view in (0, 1)]
+    return Towers({"one": tower(), "other": tower()}, routes)
+
+
+HEALTHY |= {
+    "slip with a queue of pictures": lambda: training(
+        Momentum(slip()),
+        {"clip": info_nce(InBatch(False)), "ssl": Term(queue(), InfoNCE(0.1), embedding="ssl")},
+        [EMA, FILL],
+        captioned(3),
+    ),
+    "a queue of texts that a frozen tower makes": lambda: training(
+        Momentum(dual(tower(), tower(frozen=True)), query_views=(0,), key_views=(1,)),
+        info_nce(queue()),
+        [EMA, FILL],
+        captioned(),
+    ),
+    "one way of two towers": lambda: training(pairs(), info_nce(InBatch(False, (0,))), source=captioned()),
+}
+
+REFUSED |= {
+    "a tower whose rows are keys alone": (
+        lambda: training(Momentum(pairs()), info_nce(InBatch(False, (0,))), [EMA], captioned()),
+        r"The tower 'text' is to be trained.*view 1 of 'z'.*InBatch\.queries = None",
+    ),
+    "a tower whose view is no query": (
+        lambda: training(Momentum(pairs(), query_views=(0,)), info_nce(InBatch(False)), [EMA], captioned()),
+        r"The tower 'text' is to be trained.*Momentum\.query_views = None.*Tower\.frozen = True",
+    ),
+    "a head that no term is about": (
+        lambda: training(two_heads(), info_nce(InBatch(True))),
+        r"The head 'y' of the tower 'image' is to be trained, and no loss has a gradient",
+    ),
+    "a term without weight": (
+        lambda: training(siamese(tower()), Term(InBatch(True), InfoNCE(0.1), weight=0.0)),
+        r"Term 'only' has the weight 0.*Term\.weight",
+    ),
+    "a queue that no view is put in": (
+        lambda: training(momentum(), info_nce(queue()), [EMA, Enqueue(views=())]),
+        r"Enqueue\.views names no view.*Bind Enqueue\.views to some of 0, 1",
+    ),
+    "statistics of one row": (
+        lambda: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg()), source=views(batch=1)),
+        r"Term 'only': .*VICReg",
+    ),
+}
+
+
+class Unfit(nn.Module):
+    """A loss of a user's own, with a layer of a width that nothing has."""
+
+    provides = needs = frozenset()
+    spreads = True
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 1)
+
+    def forward(self, contrast):
+        return self.layer(contrast.q).sum()
+
+
+class Large(Unfit):
+    """One that wants many rows."""
+
+    def forward(self, contrast):
+        return contrast.q[:40].reshape(8, 20).sum()
+
+
+HEALTHY |= {
+    "a loss of many rows": lambda: training(siamese(tower()), Term(InBatch(True), Large()), source=views(batch=64)),
+}
+
+REFUSED |= {
+    "a loss that cannot multiply": (
+        lambda: training(siamese(tower()), Term(InBatch(True), Unfit())),
+        r"InBatch and Unfit fail on made-up rows: mat1 and mat2.*Bind Term\.provider or Term\.loss",
+    ),
+}
+
+
 class Picky(PositivesOnly):
     """A provider of the user's own, with conditions of its own."""
 
@@ -320,6 +408,25 @@ REFUSED |= {
 }
 
 COLLAPSING = {
+    "a tower of its own": (
+        lambda **kw: training(
+            two_towers(),
+            {"a": Term(InBatch(True), InfoNCE(0.1), embedding="one"), "b": align(embedding="other")},
+            **kw,
+        ),
+        r"@Momentum\(\)",
+        2,
+    ),
+    "a predictor of another embedding": (
+        lambda **kw: training(
+            Momentum(two_towers(), {"one": nn.Linear(4, 4)}),
+            {"a": align(embedding="one"), "b": align(embedding="other")},
+            [EMA],
+            **kw,
+        ),
+        r"Momentum\.predictors = {'other'",
+        1,
+    ),
     "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
     "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),
     "SimSiam without stop-gradient": (
@@ -353,7 +460,9 @@ def test_what_cannot_work_is_refused_with_its_remedy(name):
 @pytest.mark.parametrize("name", COLLAPSING)
 def test_what_would_collapse_is_refused_or_asked_for_by_name(name, caplog):
     build, message, warnings = COLLAPSING[name]
-    with pytest.raises(ConfigError, match=rf"keeps the embeddings apart.*{message}.*cl\.train\.allow_collapse = True"):
+    with pytest.raises(
+        ConfigError, match=rf"keeps the embeddings of term '\w+' apart.*{message}.*cl\.train\.allow_collapse = True"
+    ):
         check(build())
     with caplog.at_level(logging.WARNING):
         check(build(allow_collapse=True))
@@ -391,7 +500,7 @@ def two_ranks(monkeypatch):
 
     for module in (distributed, in_batch, over_ranks):
         monkeypatch.setattr(module, "world_size", lambda: 2)
-    monkeypatch.setattr(rules, "rank", lambda: 1)
+    monkeypatch.setattr(trial, "rank", lambda: 1)
     monkeypatch.setattr(over_ranks, "mean_over_ranks", lambda value: value)
     monkeypatch.setattr("cl.types.gather", gathered)
 
@@ -446,3 +555,7 @@ def test_keys_that_nobody_looks_at_are_refused():
     made = training(momentum(), info_nce(ClassVectors(3, 4)), [EMA], views(group=ByLabel()))
     with pytest.raises(ConfigError, match=r"Momentum makes keys for every batch, and ClassVectors looks at none\."):
         check(made)
+
+
+def test_whatever_is_needed_has_a_remedy():
+    assert set(rules.REMEDY) == set(get_args(Capability))

@@ -27,6 +27,8 @@ OPTIONS: Mapping[str, Sequence[Any]] = {
     "unit_norm": [lambda: True, lambda: False],
     "stop_gradient": [lambda: True, lambda: False],
     "same_view": [lambda: True, lambda: False],
+    "query_views": [lambda: None, lambda: (0,)],
+    "queries": [lambda: None, lambda: (0,)],
     "temperature": [lambda: 0.2],
     "momentum": [lambda: 0.9],
     "size": [lambda: 2 * BATCH],
@@ -107,4 +109,8 @@ def _tried(about: components.Parameter) -> bool:
 
 
 def _told(parameter: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return f"{parameter} = {value}"
     return parameter if value else f"no {parameter}"

@@ -29,6 +29,17 @@ RUNS = {
         Sigmoid.temperature = @LearnedTemperature()
         cl.train.hooks = [@UpdateMomentum(), @CollapseMonitor()]
         """,
+    "CLIP with a queue of pictures' and texts' keys": """
+        include 'clip.gin'
+        Objective.encoder = @Momentum()
+        Momentum.encoder = @Dual()
+        Term.provider = @Queue()
+        Queue.inner = @InBatch()
+        Queue.size = 512
+        Queue.dim = 128
+        cl.train.hooks = [@UpdateMomentum(), @Enqueue()]
+        UpdateMomentum.momentum = 0.99
+        """,
     "SupCon whose negatives are a sample's neighbours of the past": """
         include 'nnclr.gin'
         MemoryViews.group = @ByLabel()
@@ -45,19 +56,16 @@ REFUSED = {
         """,
         "Queue needs 'momentum'.*@Momentum",
     ),
-    "a queue for pictures and texts": (
+    "pictures alone as queries of texts' keys": (
         """
         include 'clip.gin'
         Objective.encoder = @Momentum()
         Momentum.encoder = @Dual()
-        Term.provider = @Queue()
-        Queue.inner = @InBatch()
-        Queue.size = 512
-        Queue.dim = 128
-        cl.train.hooks = [@UpdateMomentum(), @Enqueue()]
-        UpdateMomentum.momentum = 0.99
+        InBatch.queries = (0,)
+        cl.train.hooks = [@UpdateMomentum(), @CollapseMonitor()]
+        UpdateMomentum.momentum = 0.9
         """,
-        "one queue for the embeddings of 2 towers",
+        "The tower 'text' is to be trained, and no loss has a gradient",
     ),
 }
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from cl.components import Step
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
+from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
 from cl.encoders.momentum import Momentum
 from cl.encoders.predict import Predict
@@ -53,10 +54,11 @@ def built(
     piece=None,
     evaluations=(),
     optimizer=None,
+    weight=1.0,
 ):
     """The training, for real data."""
     source = MemoryViews(Pictures(16), batch, [Noise()] * count, BySample() if group is None else group)
-    objective = Objective(encoder, {"only": Term(provider, loss, embedding=embedding)})
+    objective = Objective(encoder, {"only": Term(provider, loss, weight, embedding)})
     engine, optimizer = LocalEngine(piece=piece), optimizer or SGD(0.1)
     return Training(
         objective, source, optimizer, Constant(), engine, 9, hooks, evaluations=evaluations, precision="float32"
@@ -170,6 +172,37 @@ def test_hooks_a_copy_would_stay_random_and_a_queue_and_a_centre_empty(tmp_path)
     free = Momentum(siamese(tower(), unit_norm=False))
     centre = refuses("hooks", built(free, PositivesOnly(), SelfDistillation(4), [UpdateMomentum(0.9)]))
     assert not trained(centre, tmp_path / "centre")["terms.only.loss.centre"].any()
+
+
+def test_untrained_a_tower_would_stay_as_it_was_drawn(tmp_path):
+    """Its rows are keys, which have no gradient."""
+    pairs = Momentum(dual(tower(), tower()))
+    training = refuses("untrained", built(pairs, InBatch(False, (0,)), InfoNCE(0.1), [UpdateMomentum(0.9)]))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    after = trained(training, tmp_path)
+    text = {name for name in before if ".towers.text." in name}
+    assert len(text) > 2 and same(after, before) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "make"),
+    [
+        ("terms", lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), weight=0.0)),
+        (
+            "enqueued",
+            lambda: built(
+                Momentum(siamese(tower())),
+                Queue(PositivesOnly(), 8, 4),
+                InfoNCE(0.1),
+                [UpdateMomentum(0.9), Enqueue(views=())],
+            ),
+        ),
+    ],
+)
+def test_without_weight_and_with_a_queue_that_stays_empty_nothing_would_be_trained(rule, make, tmp_path):
+    training = refuses(rule, make())
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    assert same(trained(training, tmp_path), before) == before.keys()
 
 
 def test_batch_a_batch_of_one_would_train_on_nothing(tmp_path):
