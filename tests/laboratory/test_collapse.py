@@ -59,9 +59,9 @@ def test_the_page_has_ablations_below_their_twin_and_seeds_together():
 
 
 def test_the_guard_is_judged_on_seeds_that_had_no_part_in_its_thresholds():
-    found = [row("byol", seed=0, seen=(5,)), row("byol", seed=2), row("byol", seed=3, seen=(9,))]
+    found = [row("byol", seed=0, seen=(5,)), row("byol", seed=7), row("byol", seed=8, seen=(9,))]
     found += [
-        row("collapse/byol_no_norm", 0.1, seed, seen) for seed, seen in ((1, (5,)), (2, (9,)), (3, ()), (4, (5, 9)))
+        row("collapse/byol_no_norm", 0.1, seed, seen) for seed, seen in ((6, (5,)), (7, (9,)), (8, ()), (9, (5, 9)))
     ]
     found += [row("supcon", seed=1)]
     table = lab.page(found).split("## The guard")[1].split("## What")[0]
