@@ -25,6 +25,7 @@ data, of seed 0 (the recipes of the README's table have three seeds there); an e
 compute in bfloat16 where the processor does.
 
 """
+RESULT = "# Built-in result (docs/variants.md): "
 MONITOR = "CollapseMonitor"
 REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
 """What is said of a run."""
@@ -124,6 +125,14 @@ def _keeper(objective: Node, terms: Sequence[Node]) -> str:
     return ", ".join(dict.fromkeys(keepers))
 
 
+def header(text: str, row: Mapping[str, Any]) -> str:
+    """A recipe's text, which says at the end of its header what a run reached."""
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(RESULT)]
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    figures, *_, seconds, _ = _reached(row)
+    return "".join([*lines[:end], f"{RESULT}{figures} on test, in {seconds} s.\n", *lines[end:]])
+
+
 def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a table of what is wired, and one of what was reached."""
     columns = list(found[0].parts)
@@ -156,7 +165,7 @@ def _reached(row: Mapping[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page, after measuring what was asked for."""
+    """Writes the page and the recipes' headers, after measuring what was asked for."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--measure", nargs="*", metavar="RECIPE", help="train these, or all without a valid row")
     chosen = arguments.parse_args(argv)
@@ -167,4 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.keep(results.measure(recipe, 0))
             PAGE.write_text(page(found, results.rows()))
     PAGE.write_text(page(found, results.rows()))
+    for row in results.rows():
+        if row["seed"] == 0:
+            path = results.ROOT / "gin" / f"{row['recipe']}.gin"
+            path.write_text(header(path.read_text(), row))
     return 0

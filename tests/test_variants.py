@@ -3,11 +3,18 @@
 import pytest
 
 from cl import results
-from cl.variants import PAGE, page, read, variants
+from cl.variants import PAGE, RESULT, header, page, read, variants
 
 
 def test_the_page_is_what_the_files_come_to():
     assert PAGE.read_text() == page(variants(), results.rows()), "run python tools/variants.py"
+
+
+@pytest.mark.parametrize("row", [row for row in results.rows() if row["seed"] == 0], ids=lambda row: row["recipe"])
+def test_a_recipes_header_says_what_was_measured(row):
+    text = (results.ROOT / "gin" / f"{row['recipe']}.gin").read_text()
+    assert text == header(text, row), "run python tools/variants.py"
+    assert text.count(RESULT) == 1 and f"kNN {row['knn']:.3f}" in text
 
 
 @pytest.mark.parametrize(
