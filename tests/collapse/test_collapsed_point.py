@@ -19,11 +19,13 @@ from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.vicreg import VICReg
+from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.types import Embeddings
+from cl.views.groups import stable_hash
 
 D, TEMPERATURE = 4, 0.3
 
@@ -45,6 +47,10 @@ SOFTMAX = {
     ),
     "HardNegativeInfoNCE": (
         lambda: HardNegativeInfoNCE(TEMPERATURE, debias=0.0),
+        lambda candidates, positives: math.log(candidates),
+    ),
+    "HardNegativeInfoNCE, debiased": (
+        lambda: HardNegativeInfoNCE(TEMPERATURE),
         lambda candidates, positives: math.log(candidates),
     ),
     "Sigmoid": (
@@ -97,6 +103,25 @@ def test_the_value_is_that_of_the_keys_that_are_met_and_the_gradient_nothing(nam
     # Along the sphere: what is across it changes a row's length alone.
     along = q.grad - (q.grad * q.detach()).sum(dim=1, keepdim=True) * q.detach()
     assert along.abs().max() < 1e-5
+
+
+@given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 99))
+def test_against_class_vectors_the_point_is_left_by_labels(b, classes, seed):
+    """They are no rows of the encoder's, so they are elsewhere: cross-entropy, whose gradient is softmax - label."""
+    torch.manual_seed(seed)
+    provider = ClassVectors(classes, D)
+    q = rows(1, D, seed).repeat(2 * b, 1).requires_grad_()
+    labels = torch.arange(2 * b) % b % classes
+    groups = [stable_hash("label", str(label)) for label in labels[:b].tolist()]
+    ids = torch.cat([block(groups, view) for view in (0, 1)])
+    came = total(InfoNCE(TEMPERATURE), provider(Embeddings(q, ids, (0, 1))))
+    vectors = F.normalize(provider.vectors.weight.detach(), dim=1)
+    logits = q.detach() @ vectors.T / TEMPERATURE
+    assert came.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    came.backward()
+    wanted = (logits.softmax(dim=1) - F.one_hot(labels, classes)) @ vectors / TEMPERATURE / (2 * b)
+    torch.testing.assert_close(q.grad, wanted, rtol=1e-4, atol=1e-6)
+    assert (q.grad[0] - q.grad[1]).norm() > 1e-3, "two labels are drawn to two places"
 
 
 OTHERS = {
