@@ -12,6 +12,7 @@ import pytest
 
 from cl import launch
 
+pytestmark = pytest.mark.usefixtures("digits_loaded_once")
 ROOT = Path(__file__).parent.parent
 TINY = [
     "MemoryViews.batch = 16",

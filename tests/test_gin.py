@@ -54,6 +54,7 @@ def toy_trunk(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("digits_loaded_once")
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_takes_a_step_and_round_trips(path: Path, toy_shards: Path, toy_trunk: Path, tmp_path: Path):
     params = toy(path, toy_shards, toy_trunk) or SMALL

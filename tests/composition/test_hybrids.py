@@ -78,6 +78,7 @@ def read(text, folder):
     return wiring.read([path], ["MemoryViews.batch = 16"])
 
 
+@pytest.mark.usefixtures("digits_loaded_once")
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs(name, tmp_path):
     torch.manual_seed(0)

@@ -47,7 +47,7 @@ def test_a_part_of_every_kind_is_found_by_what_it_is():
 def test_some_mixes_train_or_are_refused():
     every = list(mixes())
     assert len({mix.name for mix in every}) == len(every) > 40_000
-    found = [(mix, outcome(mix)) for mix in every[::41]]
+    found = [(mix, outcome(mix)) for mix in every[::67]]
     for mix, each in found:
         holds(mix, each)
     assert sum(each.rule is None for _, each in found) > 10
