@@ -243,7 +243,8 @@ def page(found: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
         for arm, mine in rows.items():
             cells = [_range([row[figure] for row in mine]) for figure in claim.figures]
             lines.append(f"| {arm} | {len(mine)} | {' | '.join(cells)} |")
-        lines.append("")
+        older = [row.get("fingerprint") != claim.arms[arm].fingerprint for arm, mine in rows.items() for row in mine]
+        lines += ["", f"Runs of older code: {sum(older)} of {len(older)}.", ""]
         for above, below in claim.above:
             one, two = above.values(rows), below.values(rows)
             if one and two:
