@@ -74,7 +74,7 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _of_a_peer(error):
+        if not of_a_peer(error):
             raise
         raise PeerError(
             f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again with "
@@ -163,9 +163,12 @@ def interrupts() -> Iterator[list[int]]:
 
 def told_to_end(seconds: float) -> bool:
     """Whether SIGTERM comes within so many seconds, as launchers send it to all processes once one has ended."""
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: told.set())
-    return told.wait(seconds)
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    end = time.monotonic() + seconds
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(told)
 
 
 def leave(code: int) -> None:
@@ -202,7 +205,7 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
-def _of_a_peer(error: BaseException) -> bool:
+def of_a_peer(error: BaseException) -> bool:
     """Whether it came from an exchange with other processes that failed."""
     said = str(error)
     return isinstance(error, dist.DistError) or (

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from cl import trial
-from cl.components import Capability, OfWidth
+from cl.components import Capability, Encoder, OfWidth
+from cl.distributed import largest_over_ranks
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.predictors import Predictors
 from cl.encoders.towers import Towers
@@ -20,6 +21,7 @@ from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
 from cl.negatives.ring import Remembering
 from cl.objective import Term
+from cl.processes import of_a_peer
 from cl.train import Training
 
 logger = logging.getLogger(__name__)
@@ -126,10 +128,10 @@ def _terms(training: Training) -> Iterator[str]:
     encoder = training.objective.encoder
     source = type(training.views).__name__
     for name, term in training.objective.terms.items():
-        if not term.weight > 0:
+        if not abs(term.weight) > 0:
             yield (
                 f"Term {name!r} has the weight {term.weight:g}, and nothing would be learned of it. Bind its "
-                "Term.weight above 0, or take it out of Objective.terms."
+                "Term.weight to another, or take it out of Objective.terms."
             )
         here = encoder.provides | training.views.provides
         where = f"{type(encoder).__name__} with {source} (term {name!r})"
@@ -290,6 +292,8 @@ def _contrasts(training: Training) -> Iterator[str]:
         except (ValueError, ConfigError) as error:
             yield f"Term {name!r}: {str(error).rstrip('.')}."
         except RuntimeError as error:
+            if of_a_peer(error):
+                raise
             yield (
                 f"Term {name!r}: {type(term.provider).__name__} and {type(term.loss).__name__} fail on made-up rows: "
                 f"{str(error).rstrip('.')}. Bind Term.provider or Term.loss to another."
@@ -308,10 +312,21 @@ def _reached(training: Training, term: Term) -> frozenset[int] | None:
         grouped=bool(training.views.provides & SEVERAL),
     )
     share = training.views.batch // training.place.world
+    failed, found = False, None
     try:
-        return trial.reached(term, rows, min(share, FEW))
-    except RuntimeError:
+        found = trial.reached(term, rows, FEW if rows.grouped else min(share, FEW))
+    except RuntimeError as error:
+        if of_a_peer(error):
+            raise
+        failed = True
+    if not largest_over_ranks(int(failed)):
+        return found
+    try:
         return trial.reached(term, rows, min(share, MANY))
+    except RuntimeError as error:
+        if of_a_peer(error) or share <= MANY:
+            raise
+        return rows.views  # a batch may be what it wants
 
 
 FEW, MANY = 3, 64
@@ -347,10 +362,11 @@ def _untrained(training: Training) -> Iterator[str]:
                 break
 
 
-def _towers(encoder: object) -> Towers | None:
+def _towers(encoder: Encoder) -> Towers | None:
     """What makes the rows that are trained, in whatever it is wrapped; None: an encoder of another kind."""
     modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
-    return next((module for module in modules if isinstance(module, Towers)), None)
+    found = next((module for module in modules if isinstance(module, Towers)), None)
+    return found if found is not None and found.embeddings == encoder.embeddings else None
 
 
 def _makers(training: Training, embedding: str, views: Iterable[int]) -> set[str]:
@@ -378,7 +394,7 @@ def collapse(training: Training) -> Iterator[str]:
     modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
     predictors = next((module for module in modules if isinstance(module, Predictors)), None)
     for name, term in terms.items():
-        if makers[name] & kept:
+        if term.loss.spreads or makers[name] & kept:
             continue
         here = encoder.provides
         if predictors is not None and term.embedding not in predictors:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cl.distributed import rank
 from cl.negatives.ring import Remembering, Ring
@@ -37,10 +38,16 @@ class Rows:
     trained_keys: bool
     grouped: bool
 
+    @property
+    def views(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset((*self.queries, *(self.keys or ())))
+
 
 def reached(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
     """The views whose rows the loss has a gradient for; None: the provider makes no Contrast.
 
+    All views, where that is not to be known: of a loss that cannot be copied, or whose gradient is 0 at first.
     Copies of provider and loss are tried; nothing of the run changes. A call of all processes.
 
     Raises:
@@ -55,24 +62,28 @@ def reached(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
         ring.enqueue(kept, found.key_ids + torch.tensor([0 if rows.grouped else AFAR, AFAR, 0]))
         ring.enqueue(kept, found.key_ids)  # an epoch later they come again
         rings[id(term.provider.ring)] = ring
+    try:
+        provider, loss_of = _moved(copy.deepcopy(term.provider, rings)), _moved(copy.deepcopy(term.loss))
+    except (RuntimeError, TypeError):
+        return rows.views
     with torch.random.fork_rng(devices=[]):
-        contrasts = _moved(copy.deepcopy(term.provider, rings))(found)
+        contrasts = provider(found)
         if not contrasts:
             return None
-        loss = torch.stack([_moved(copy.deepcopy(term.loss))(contrast) for contrast in contrasts]).sum()
+        loss = torch.stack([copy.deepcopy(loss_of)(contrast) for contrast in contrasts]).sum()
     every = [leaf for leaf, _ in leaves]
     gradients = torch.autograd.grad(loss, every, allow_unused=True) if loss.requires_grad else [None] * len(every)
     views = set()
     for gradient, (_, numbers) in zip(gradients, leaves, strict=True):
         if gradient is not None:
             views |= {view for view, part in zip(numbers, gradient.chunk(len(numbers)), strict=True) if part.any()}
-    return frozenset(views)
+    return frozenset(views) or rows.views
 
 
 def _moved(part: P) -> P:
     """Vectors that start at zero pass no gradient on before the first step; as they may be after it."""
     for parameter in part.parameters() if isinstance(part, nn.Module) else ():
-        if not parameter.any():
+        if parameter.requires_grad and not is_lazy(parameter) and not parameter.any():
             nn.init.normal_(parameter)
     return part
 
@@ -93,7 +104,8 @@ def _made_up(rows: Rows, samples: int) -> tuple[Embeddings, list[tuple[Tensor, t
 
     q = unit(rows.queries).requires_grad_()
     if rows.keys is None:
-        return Embeddings(q, ids(rows.queries), rows.queries), [(q, rows.queries)]
+        return Embeddings(q.clone(), ids(rows.queries), rows.queries), [(q, rows.queries)]
     k = unit(rows.keys).requires_grad_(rows.trained_keys)
     trained = [(q, rows.queries), *([(k, rows.keys)] if rows.trained_keys else [])]
-    return Embeddings(q, ids(rows.queries), rows.queries, k, ids(rows.keys), rows.keys), trained
+    made = Embeddings(q.clone(), ids(rows.queries), rows.queries, k.clone(), ids(rows.keys), rows.keys)
+    return made, trained

@@ -28,6 +28,7 @@ from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
+from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
@@ -373,8 +374,66 @@ class Large(Unfit):
         return contrast.q[:40].reshape(8, 20).sum()
 
 
+class Hungry(Unfit):
+    """One that wants a whole batch."""
+
+    def forward(self, contrast):
+        return contrast.q.sum(dim=1).topk(200).values.sum()
+
+
+class Ramped(Unfit):
+    """One that begins with nothing."""
+
+    ramp = 0.0
+
+    def forward(self, contrast):
+        return contrast.q.sum() * self.ramp
+
+
+class Writing(Unfit):
+    """One that scales its rows in place, as those of a network may be."""
+
+    def forward(self, contrast):
+        return contrast.q.mul_(2).sum()
+
+
+class Fused(nn.Module):
+    """An encoder of a user's own around one of ours, with an embedding of its own of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = two_towers()
+        self.provides = self.inner.provides
+        self.embeddings = frozenset({"z"})
+        self.views = frozenset({0, 1})
+        self.modalities = 1
+
+    def layout(self, embedding):
+        return (0, 1), None
+
+    def width(self, embedding):
+        return 8
+
+    def forward(self, *_):
+        raise AssertionError("a network ran")
+
+    queries = keys = key_order = features = embed = trunks = forward
+
+
 HEALTHY |= {
     "a loss of many rows": lambda: training(siamese(tower()), Term(InBatch(True), Large()), source=views(batch=64)),
+    "a loss of a whole batch": lambda: training(
+        siamese(tower()), Term(InBatch(True), Hungry()), source=views(batch=512)
+    ),
+    "a loss that begins with nothing": lambda: training(siamese(tower()), Term(InBatch(True), Ramped())),
+    "a loss that writes": lambda: training(siamese(tower()), Term(InBatch(True), Writing())),
+    "an encoder around one": lambda: training(Fused(), info_nce(InBatch(True))),
+    "a term that is to be high": lambda: training(
+        two_heads(), {"a": info_nce(InBatch(True)), "b": align(weight=-0.1, embedding="y")}
+    ),
+    "two samples of labels": lambda: training(
+        siamese(tower()), Term(InBatch(True), DecoupledInfoNCE(0.1)), source=views(batch=2, group=ByLabel())
+    ),
 }
 
 REFUSED |= {
@@ -501,12 +560,22 @@ def two_ranks(monkeypatch):
     for module in (distributed, in_batch, over_ranks):
         monkeypatch.setattr(module, "world_size", lambda: 2)
     monkeypatch.setattr(trial, "rank", lambda: 1)
+    monkeypatch.setattr(rules, "largest_over_ranks", lambda number: number)
     monkeypatch.setattr(over_ranks, "mean_over_ranks", lambda value: value)
     monkeypatch.setattr("cl.types.gather", gathered)
 
 
 def test_made_up_samples_of_other_ranks_are_others(two_ranks):
     assert not list(rules._contrasts(training(siamese(tower()), Term(InBatch(True), HardNegativeInfoNCE(0.1)))))
+
+
+def test_a_peer_that_was_lost_is_no_mistake_of_the_configuration(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+    monkeypatch.setattr(trial, "reached", lost)
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        check(training(siamese(tower()), info_nce(InBatch(True))))
 
 
 def test_a_queue_of_other_samples_is_no_queue_of_positives():
