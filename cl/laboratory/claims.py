@@ -67,11 +67,11 @@ class Claim:
     how: str
 
 
-def _simclr(batch: int, steps: int) -> Arm:
+def _simclr(batch: int) -> Arm:
     # The rate by the root of the batch (Chen et al. 2020, section B.1).
     rate = float(f"{1e-2 * math.sqrt(batch / 128):.3g}")
     params = (f"MemoryViews.batch = {batch}", f"AdamW.lr = {rate}")
-    return Arm("simclr", params, steps, false_negatives)
+    return Arm("simclr", params, SAMPLES // batch, false_negatives)
 
 
 def _moco(size: int, momentum: float) -> Arm:
@@ -79,7 +79,7 @@ def _moco(size: int, momentum: float) -> Arm:
 
 
 def _clip(*params: str) -> Arm:
-    return Arm("clip", params, 1050)
+    return Arm("clip", params, share=1.0)
 
 
 def _labels(recipe: str, share: float) -> Arm:
@@ -98,27 +98,23 @@ def _lost(name: str, share: str, figure: str) -> Side:
     return Side(f"{name}, {share} wrong", figure, f"{name}, 0% wrong")
 
 
-def _batch(size: int, steps: int) -> str:
-    return f"{size} rows, {steps:,} steps"
-
-
 def _queue(size: int, momentum: float) -> str:
     return f"{size:,} keys, momentum {momentum}"
 
 
 _SPLITS = {"bank": "train", "validation": "validation", "test": "test"}
 _ZERO_SHOT = "zero_shot", "recall_at_1_image_to_text", "recall_at_1_text_to_image"
-_EPOCHS = [(size, SAMPLES // size) for size in (32, 64, 128, 256, 512)]
+_BATCHES = {batch: f"{batch} rows, {SAMPLES // batch:,} steps" for batch in (32, 64, 128, 256, 512)}
 
 CLAIMS: Mapping[str, Claim] = {
     "batch": Claim(
         says="SimCLR gains from a larger batch at the same number of epochs (Chen et al. 2020, figure 9; less so where "
         "the rate goes by the batch's root, figure B.1).",
-        arms={_batch(size, steps): _simclr(size, steps) for size, steps in _EPOCHS},
+        arms={name: _simclr(batch) for batch, name in _BATCHES.items()},
         figures=("knn",),
         above=[
-            (Side(_batch(128, 298), "knn"), Side(_batch(32, 1192), "knn")),
-            (Side(_batch(512, 74), "knn"), Side(_batch(128, 298), "knn")),
+            (Side(_BATCHES[128], "knn"), Side(_BATCHES[32], "knn")),
+            (Side(_BATCHES[512], "knn"), Side(_BATCHES[128], "knn")),
         ],
         how="About four epochs each; the rate goes by the batch's root. A larger batch has more negatives, and fewer "
         "steps, and more rows in batch norm's statistics: which of them it is cannot be told from these runs.",
@@ -152,11 +148,11 @@ CLAIMS: Mapping[str, Claim] = {
     "false_negatives": Claim(
         says="Some negatives are false: of the query's own class (Chuang et al. 2020, figure 1). Their share is the "
         "class's, whatever the batch; what they get of the softmax should grow as features get better.",
-        arms={_batch(size, steps): _simclr(size, steps) for size, steps in _EPOCHS},
+        arms={name: _simclr(batch) for batch, name in _BATCHES.items()},
         figures=("false_share", "false_mass_random_init", "false_mass"),
         above=[
             (Side(name, "false_mass"), Side(name, other))
-            for name in (_batch(32, 1192), _batch(128, 298), _batch(512, 74))
+            for name in (_BATCHES[32], _BATCHES[128], _BATCHES[512])
             for other in ("false_mass_random_init", "false_share")
         ],
         how="The runs of SimCLR by batch. `false_share`: keys of other samples that have the query's digit; "
@@ -178,7 +174,7 @@ CLAIMS: Mapping[str, Claim] = {
             for figure in _ZERO_SHOT
         ],
         how="One way: pictures are the queries, the batch's texts the keys. The learned temperature starts at 0.07. "
-        "Whole runs of 1,050 steps: after a third of them seeds differ more than these arms do.",
+        "Whole runs: after a third of them seeds differ more than these arms do.",
     ),
     "wrong_labels": Claim(
         says="Does SupCon bear wrong labels better than cross-entropy? (Khosla et al. 2020, sections 4.2 and 4.3, find "

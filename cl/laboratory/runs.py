@@ -27,19 +27,21 @@ class Arm:
     Attributes:
         recipe: its name below gin/.
         params: bindings over it.
-        steps: how many; None: `SHARE` of the recipe's.
+        steps: how many; None: by `share`.
         look: measured at the end.
+        share: of the recipe's steps.
     """
 
     recipe: str
     params: tuple[str, ...] = ()
     steps: int | None = None
     look: Look | None = None
+    share: float = SHARE
 
     @cached_property
     def length(self) -> int:
         """Steps of a run."""
-        return self.steps or round(results.wired(self.recipe).value("steps", 0) * SHARE)
+        return self.steps or round(results.wired(self.recipe).value("steps", 0) * self.share)
 
     @cached_property
     def bindings(self) -> list[str]:
