@@ -6,13 +6,12 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from torch import nn
 
 from cl import trial
 from cl.components import Capability, Encoder, OfWidth
-from cl.distributed import largest_over_ranks
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.predictors import Predictors
 from cl.encoders.towers import Towers
@@ -25,9 +24,6 @@ from cl.processes import of_a_peer
 from cl.train import Training
 
 logger = logging.getLogger(__name__)
-
-SEVERAL: frozenset[Capability] = frozenset({"groups of a label", "groups of a caption"})
-"""Groupings that make more than a sample's own views positives of it."""
 
 REMEDY: dict[Capability, str] = {
     "momentum": "wrap the encoder: Objective.encoder = @Momentum(), with @UpdateMomentum() in cl.train.hooks; or take "
@@ -157,7 +153,7 @@ def _idle(training: Training) -> Iterator[str]:
                 f"Term {name!r}: {encoder} makes keys for every batch, and {type(term.provider).__name__} looks at "
                 f"none. Bind Objective.encoder to what {encoder} wraps, or choose a provider that looks at keys."
             )
-    if training.views.provides & SEVERAL and not any("negatives" in term.loss.needs for term in terms.values()):
+    if training.views.provides & trial.SEVERAL and not any("negatives" in term.loss.needs for term in terms.values()):
         source = type(training.views).__name__
         yield (
             f"No term's loss looks at groups, only at pairs of one sample's views, and {source}.group would change "
@@ -282,7 +278,7 @@ def _contrasts(training: Training) -> Iterator[str]:
     """Providers and losses take what they will be given, as far as made-up samples show."""
     for name, term in training.objective.terms.items():
         try:
-            if _reached(training, term) is None:
+            if trial.reached(training, term) is None:
                 queries, keys = training.objective.encoder.layout(term.embedding)
                 yield (
                     f"Term {name!r}: {type(term.provider).__name__} finds nothing to contrast between query views "
@@ -300,39 +296,6 @@ def _contrasts(training: Training) -> Iterator[str]:
             )
 
 
-def _reached(training: Training, term: Term) -> frozenset[int] | None:
-    encoder = training.objective.encoder
-    queries, keys = encoder.layout(term.embedding)
-    sizes = (part.dim for part in (term.provider, term.loss) if isinstance(part, OfWidth))
-    rows = trial.Rows(
-        queries,
-        keys,
-        width=encoder.width(term.embedding) or next(sizes, 2),
-        trained_keys="keys without gradient" not in encoder.provides,
-        grouped=bool(training.views.provides & SEVERAL),
-    )
-    share = training.views.batch // training.place.world
-    failed, found = False, None
-    try:
-        found = trial.reached(term, rows, FEW if rows.grouped else min(share, FEW))
-    except RuntimeError as error:
-        if of_a_peer(error):
-            raise
-        failed = True
-    if not largest_over_ranks(int(failed)):
-        return found
-    try:
-        return trial.reached(term, rows, min(share, MANY))
-    except RuntimeError as error:
-        if of_a_peer(error) or share <= MANY:
-            raise
-        return rows.views  # a batch may be what it wants
-
-
-FEW, MANY = 3, 64
-"""Samples that are made up, and how many where a loss cannot compute with so few."""
-
-
 def _untrained(training: Training) -> Iterator[str]:
     """Whatever of a tower is trained makes rows that some loss has a gradient for."""
     encoder = training.objective.encoder
@@ -341,7 +304,7 @@ def _untrained(training: Training) -> Iterator[str]:
         return
     live: set[tuple[str, int]] = set()
     for term in training.objective.terms.values():
-        live |= {(term.embedding, view) for view in _reached(training, term) or ()}
+        live |= {(term.embedding, view) for view in trial.reached(training, term) or ()}
     for name, tower in towers.towers.items():
         heads: dict[str, set[tuple[str, int]]] = {}
         for view, maker, head, embedding in towers.routes:
@@ -369,13 +332,12 @@ def _towers(encoder: Encoder) -> Towers | None:
     return found if found is not None and found.embeddings == encoder.embeddings else None
 
 
-def _makers(training: Training, embedding: str, views: Iterable[int]) -> set[str]:
-    """The towers that make an embedding's rows of some views."""
-    encoder = training.objective.encoder
+def _makers(encoder: Encoder, embedding: str) -> set[str]:
+    """The towers that make an embedding's rows."""
     towers = _towers(encoder)
     if towers is None:
         return {str(number) for number in range(encoder.modalities)}
-    return {maker for view, maker, _, name in towers.routes if name == embedding and view in views}
+    return {maker for _, maker, _, name in towers.routes if name == embedding}
 
 
 def _optimizer(training: Training) -> Iterator[str]:
@@ -389,12 +351,13 @@ def _optimizer(training: Training) -> Iterator[str]:
 def collapse(training: Training) -> Iterator[str]:
     """Something keeps every term's embeddings apart: a loss over the same towers, or a predictor and frozen keys."""
     encoder, terms = training.objective.encoder, training.objective.terms
-    makers = {name: _makers(training, term.embedding, training.objective.encoder.views) for name, term in terms.items()}
-    kept = set[str]().union(*(makers[name] for name, term in terms.items() if term.loss.spreads))
+    makers = {name: _makers(encoder, term.embedding) for name, term in terms.items()}
+    spread = [name for name, term in terms.items() if term.loss.spreads and term.weight > 0]
+    kept = set[str]().union(*(makers[name] for name in spread))
     modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
     predictors = next((module for module in modules if isinstance(module, Predictors)), None)
     for name, term in terms.items():
-        if term.loss.spreads or makers[name] & kept:
+        if name in spread or makers[name] & kept:
             continue
         here = encoder.provides
         if predictors is not None and term.embedding not in predictors:

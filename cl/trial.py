@@ -2,22 +2,27 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
-from cl.distributed import rank
+from cl.components import Capability, OfWidth
+from cl.distributed import largest_over_ranks, rank
 from cl.negatives.ring import Remembering, Ring
 from cl.objective import Term
+from cl.processes import of_a_peer
+from cl.train import Training
 from cl.types import Embeddings
 from cl.views.groups import stable_hash
 
-P = TypeVar("P")
+FEW, MANY = 3, 64
+"""Samples that are made up, and how many where a loss cannot compute with so few."""
 AFAR = 10**9
 """Added to ids, it makes them others."""
+SEVERAL: frozenset[Capability] = frozenset({"groups of a label", "groups of a caption"})
+"""Groupings that make more than a sample's own views positives of it."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,46 @@ class Rows:
         return frozenset((*self.queries, *(self.keys or ())))
 
 
-def reached(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
-    """The views whose rows the loss has a gradient for; None: the provider makes no Contrast.
+def reached(training: Training, term: Term) -> frozenset[int] | None:
+    """The views whose rows a term's loss has a gradient for; None: the provider makes no Contrast.
 
-    All views, where that is not to be known: of a loss that cannot be copied, or whose gradient is 0 at first.
-    Copies of provider and loss are tried; nothing of the run changes. A call of all processes.
+    All views, where that is not to be known: of a loss that wants more rows than are made up, that cannot be copied, or
+    whose gradient is 0 at first. Copies of provider and loss are tried; nothing of the run changes. A call of all
+    processes.
 
     Raises:
         ValueError, ConfigError: provider or loss refuses what it is given.
-        RuntimeError: it cannot compute with so few samples, or at all.
+        RuntimeError: it cannot compute, or another process was lost.
     """
+    encoder = training.objective.encoder
+    queries, keys = encoder.layout(term.embedding)
+    sizes = (part.dim for part in (term.provider, term.loss) if isinstance(part, OfWidth))
+    rows = Rows(
+        queries,
+        keys,
+        width=encoder.width(term.embedding) or next(sizes, 2),
+        trained_keys="keys without gradient" not in encoder.provides,
+        grouped=bool(training.views.provides & SEVERAL),
+    )
+    share = training.views.batch // training.place.world
+    failed, found = False, None
+    try:
+        found = _tried(term, rows, min(share, FEW))
+    except RuntimeError as error:
+        if of_a_peer(error):
+            raise
+        failed = True
+    if not largest_over_ranks(int(failed)):
+        return found
+    try:
+        return _tried(term, rows, min(share, MANY))
+    except RuntimeError as error:
+        if of_a_peer(error) or share <= MANY:
+            raise
+        return rows.views
+
+
+def _tried(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
     found, leaves = _made_up(rows, samples)
     rings: dict[int, Any] = {}  # what the copy has in place of a long queue: one as it is after a step
     if isinstance(term.provider, Remembering):
@@ -63,7 +98,7 @@ def reached(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
         ring.enqueue(kept, found.key_ids)  # an epoch later they come again
         rings[id(term.provider.ring)] = ring
     try:
-        provider, loss_of = _moved(copy.deepcopy(term.provider, rings)), _moved(copy.deepcopy(term.loss))
+        provider, loss_of = copy.deepcopy(term.provider, rings), copy.deepcopy(term.loss)
     except (RuntimeError, TypeError):
         return rows.views
     with torch.random.fork_rng(devices=[]):
@@ -78,14 +113,6 @@ def reached(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
         if gradient is not None:
             views |= {view for view, part in zip(numbers, gradient.chunk(len(numbers)), strict=True) if part.any()}
     return frozenset(views) or rows.views
-
-
-def _moved(part: P) -> P:
-    """Vectors that start at zero pass no gradient on before the first step; as they may be after it."""
-    for parameter in part.parameters() if isinstance(part, nn.Module) else ():
-        if parameter.requires_grad and not is_lazy(parameter) and not parameter.any():
-            nn.init.normal_(parameter)
-    return part
 
 
 def _made_up(rows: Rows, samples: int) -> tuple[Embeddings, list[tuple[Tensor, tuple[int, ...]]]]:
