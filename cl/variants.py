@@ -25,7 +25,7 @@ data, of seed 0 (the recipes of the README's table have three seeds there); an e
 compute in bfloat16 where the processor does.
 
 """
-RESULT = "# Built-in result (docs/variants.md): "
+RESULT = "# Result of seed 0 (docs/variants.md): "
 MONITOR = "CollapseMonitor"
 REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
 """What is said of a run."""
