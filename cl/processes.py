@@ -29,7 +29,7 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 
 PATIENCE = 10.0
-"""Seconds that who keeps the signs of life has for an answer."""
+"""Seconds that who keeps the signs of life has for an answer, and a hundredth more for every process."""
 
 KEEPER = "rank 0 was lost, or the launcher, whichever kept the list of processes"
 """What is said where that list is not to be had."""
@@ -247,7 +247,7 @@ class _Watch:
         """Which ranks show no sign of life any more, in words: of all that ask, those of the first."""
         asking = threading.Thread(target=self._ask, daemon=True)
         asking.start()
-        asking.join(PATIENCE)
+        asking.join(PATIENCE + self.world / 100)
         if asking.is_alive():  # who keeps the store was stopped: it neither answers nor ends, and nothing times out
             self.verdict = self.verdict or KEEPER
         if not self.verdict:
