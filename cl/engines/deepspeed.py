@@ -117,11 +117,15 @@ class DeepSpeedEngine:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # instead of a warning that none was found
         import deepspeed  # seconds to import
+        from deepspeed.utils import groups
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        if groups._WORLD_GROUP is None:  # DeepSpeed's would wait half an hour for a lost rank
+            ours = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+            groups._WORLD_GROUP = dist.new_group(timeout=ours.options._timeout)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         self.device = device
         if self.sync_batch_norm:
