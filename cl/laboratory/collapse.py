@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import results
+from cl.laboratory import linear_byol
 from cl.laboratory.runs import SHARE, Arm, Row, Rows, short
 
 FOLDER = results.ROOT / "gin" / "collapse"
@@ -21,6 +22,7 @@ ROWS = Rows(results.ROOT / "docs" / "collapse.jsonl")
 PAGE = results.ROOT / "docs" / "collapse.md"
 FIGURE = results.ROOT / "docs" / "collapse.png"
 POINT_FIGURE = results.ROOT / "docs" / "collapse_byol.png"
+LINEAR_FIGURE = results.ROOT / "docs" / "collapse_linear.png"
 CURVES = ("loss", "feature_std", "effective_rank", "spectrum_tail", "alignment", "uniformity", "collapsed", "knn")
 """What is kept of a run's metrics, step by step."""
 POINT = ("loss", "feature_std", "effective_rank", "knn")
@@ -118,7 +120,9 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         if mine := [row for row in found if row["recipe"] == name]:
             lines.append(f"| {' | '.join(_cells(name, mine))} |")
     titles = [f"- [{name}](../gin/{name}.gin): {_title(name)}" for name in ablations()]
-    return "\n".join([*lines, *_guard(found), "", "## What each is", "", *titles, ""])
+    return "\n".join(
+        [*lines, *_guard(found), *linear_byol.section(LINEAR_FIGURE.name), "", "## What each is", "", *titles, ""]
+    )
 
 
 def _guard(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -228,3 +232,4 @@ def write() -> None:
     found = [row for each in arms().values() for arm in each for row in ROWS.of(arm)]
     PAGE.write_text(page(found))
     draw(found, FIGURE, POINT_FIGURE)
+    linear_byol.draw(LINEAR_FIGURE)
