@@ -64,7 +64,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
 
     Beside them it keeps the newest that is at least `reach` steps older, for who goes back as far, and the oldest that
     is not, which will be; so nobody goes back by more than twice `reach` and what lies between two checkpoints. Later
-    ones are left alone: somebody made `last` name an earlier step, and may want them back.
+    ones are left alone: somebody made `last` name an earlier step, and may want them back. So is one that is there,
+    whole and the same, as after going back to it: whoever is killed meanwhile still has it.
 
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
@@ -86,17 +87,19 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         ranks = [each.state for each in checkpoint.ranks]
         state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
+        written = _sees(final, state)
         checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".step-*"):  # by who was killed at this
             shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir()
-        for name, content in files.items():
-            write_synced(aside / name, content)
-        if final.exists():
-            _remove(final)
-        aside.rename(final)
+        if not written:
+            aside.mkdir()
+            for name, content in files.items():
+                write_synced(aside / name, content)
+            if final.exists():
+                _remove(final)
+            aside.rename(final)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)

@@ -140,6 +140,16 @@ def test_the_same_step_may_be_written_again(folder):
     assert equal(read_last(folder), checkpoint(seed=1))
 
 
+def test_the_same_checkpoint_is_not_written_again(folder):
+    """While it is taken away to be replaced there might be none that is whole."""
+    first = write(folder, checkpoint())
+    write(folder, checkpoint(4))
+    identity = first.stat().st_ino
+    assert write(folder, checkpoint()).stat().st_ino == identity and read_last(folder).step == 3
+    (first / "model.safetensors").write_bytes(b"damaged")
+    assert write(folder, checkpoint()).stat().st_ino != identity and equal(read_last(folder), checkpoint())
+
+
 @given(st.sampled_from(FILES), st.floats(0, 0.999))
 def test_a_truncated_file_is_refused_and_named(tmp_path_factory, name, fraction):
     path = write(tmp_path_factory.mktemp("cut"), checkpoint())
