@@ -10,7 +10,6 @@ import pytest
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
 
-from cl import rules
 from cl.components import Capability
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
@@ -30,6 +29,7 @@ from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
+from cl.losses.temperature import LearnedTemperature
 from cl.losses.vicreg import VICReg
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
@@ -37,9 +37,11 @@ from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
+from cl.optim.rules import Rule
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
 from cl.rules import check
+from cl.rules.needs import REMEDY
 from cl.train import Training
 from cl.views.groups import ByCaption, ByLabel, BySample
 from cl.views.memory import MemoryViews
@@ -128,6 +130,16 @@ HEALTHY = {
         momentum(), info_nce(queue(InBatch(True))), [EMA, FILL], views(group=ByLabel())
     ),
     "byol": lambda: training(momentum(True), align(), [EMA]),
+    "classes of frozen features": lambda: training(
+        siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
+        info_nce(ClassVectors(3, 4)),
+        source=views(group=ByLabel()),
+    ),
+    "two hooks that measure, and two that fill a queue with a view each": lambda: training(
+        momentum(),
+        info_nce(queue()),
+        [EMA, Enqueue(views=(0,)), Enqueue(views=(1,)), CollapseMonitor(), CollapseMonitor(every=7)],
+    ),
     "clip": lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)])),
     "unicl": lambda: training(
         pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)], group=ByCaption())
@@ -265,6 +277,29 @@ REFUSED |= {
         lambda: training(predict(), info_nce(Neighbours(8, 5)), [FILL]),
         r"Neighbours\.dim is 5 and the embedding 'z' is 4 wide\. Bind Neighbours\.dim = 4",
     ),
+    "a copy that is moved twice": (
+        lambda: training(momentum(True), align(), [EMA, CollapseMonitor(), EMA]),
+        r"cl\.train\.hooks has UpdateMomentum twice.*Take one",
+    ),
+    "a queue that is filled twice": (
+        lambda: training(momentum(), info_nce(queue()), [EMA, FILL, Enqueue(views=(1,))]),
+        r"cl\.train\.hooks has Enqueue twice",
+    ),
+    "a view that is enqueued twice": (
+        lambda: training(momentum(), info_nce(queue()), [EMA, Enqueue(views=(1, 1))]),
+        r"Enqueue\.views names a view twice",
+    ),
+    "a rate of 0": (
+        lambda: still(training(siamese(tower()), info_nce(InBatch(True)))),
+        r"learning rate is 0 at every step.*SGD\.lr above 0",
+    ),
+    "a tower that is frozen": (
+        lambda: training(
+            siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
+            Term(InBatch(True), InfoNCE(LearnedTemperature(0.1))),
+        ),
+        r"encoder is frozen, and nothing would be trained but a temperature.*Tower\.frozen",
+    ),
     "a centre that is never moved": (
         lambda: training(free(), distil(), [EMA]),
         r"centre is never moved.*@UpdateCentre\(\) to cl\.train\.hooks",
@@ -286,6 +321,11 @@ REFUSED |= {
         r"LocalEngine\.piece cuts the batch.*Predict\.stop_gradient = True",
     ),
 }
+
+
+def still(built):
+    built.optimizer = SGD(0.1, rules=[Rule("encoder", rate=0.0)])
+    return built
 
 
 def slip(**settings):
@@ -471,4 +511,4 @@ def test_keys_that_nobody_looks_at_are_refused():
 
 
 def test_whatever_is_needed_has_a_remedy():
-    assert set(rules.REMEDY) == set(get_args(Capability))
+    assert set(REMEDY) == set(get_args(Capability))

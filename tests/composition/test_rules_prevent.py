@@ -27,6 +27,7 @@ from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
+from cl.losses.temperature import LearnedTemperature
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
@@ -77,9 +78,8 @@ def trained(training, folder, steps=2):
 def refuses(rule, training):
     """That it is this rule that refuses, and no other one before it."""
     rules = [*RULES, collapse]
-    name = f"_{rule}" if rule != "collapse" else rule
     first = next(each for each in rules if list(each(training)))
-    assert first.__name__ == name
+    assert first.__name__ == rule
     return training
 
 
@@ -203,6 +203,34 @@ def test_without_weight_and_with_a_queue_that_stays_empty_nothing_would_be_train
     training = refuses(rule, make())
     before = {name: value.clone() for name, value in training.objective.state_dict().items()}
     assert same(trained(training, tmp_path), before) == before.keys()
+
+
+def test_repeated_a_copy_would_be_moved_twice_and_a_queue_filled_twice(tmp_path):
+    def make(*hooks):
+        queue = Queue(InBatch(False), 64, 4)
+        return with_seed(lambda: built(Momentum(siamese(tower())), queue, InfoNCE(0.1), hooks))
+
+    moved, fill = UpdateMomentum(0.9), Enqueue()
+    copy = "encoder.target.towers.image.heads.z.weight"
+    start = make(moved, fill).objective.state_dict()[copy].clone()
+    once = trained(make(moved, fill), tmp_path / "once", steps=1)
+    twice = trained(refuses("repeated", make(moved, fill, moved)), tmp_path / "moved", steps=1)
+    assert not torch.allclose(once[copy], start) and torch.allclose(
+        twice[copy] - start, 1.9 * (once[copy] - start), atol=1e-6
+    )
+    full = trained(refuses("repeated", make(moved, fill, fill)), tmp_path / "filled", steps=1)
+    fills = [state["terms.only.provider.ring.fill"].item() for state in (once, full)]
+    assert fills[1] == 2 * fills[0] > 0
+
+
+@pytest.mark.parametrize("still", ["rate", "frozen"])
+def test_rates_nothing_would_be_learned(still, tmp_path):
+    rate, head = (0.0, tower()) if still == "rate" else (0.1, Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True))
+    loss = InfoNCE(LearnedTemperature(0.1))
+    training = refuses("rates", built(siamese(head), InBatch(True), loss, optimizer=SGD(rate)))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    moved = before.keys() - same(trained(training, tmp_path), before)
+    assert moved == (set() if still == "rate" else {"terms.only.loss.temperature.log_scale"})
 
 
 def test_batch_a_batch_of_one_would_train_on_nothing(tmp_path):
