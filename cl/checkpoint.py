@@ -71,7 +71,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
     """
     final = folder / _called(checkpoint.step)
-    aside = folder / f".{final.name}.{os.getpid()}"
+    aside, before = (folder / f".{final.name}.{what}" for what in (os.getpid(), "before"))
     try:
         files = {
             "model.safetensors": _pack(checkpoint.model),
@@ -98,23 +98,25 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
             for name, content in files.items():
                 write_synced(aside / name, content)
             if final.exists():
-                _remove(final)
+                final.rename(before)
             aside.rename(final)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if before.exists() and not final.exists():
+            before.rename(final)
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
         ) from error
     until_now = [path for path in _saved(folder) if _step(path) <= checkpoint.step]
     stay = kept([_step(path) for path in until_now], keep, reach)
-    for old in until_now:
-        if _step(old) not in stay:
-            try:
-                _remove(old)
-            except OSError as error:  # this one is written, and that is what counts
-                logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
+    gone = [path for path in until_now if _step(path) not in stay]
+    for old in [*gone, *([before] if before.exists() else [])]:
+        try:
+            _remove(old)
+        except OSError as error:  # this one is written, and that is what counts
+            logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
     return final
 
 

@@ -328,6 +328,26 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
     assert equal(read_last(folder), checkpoint(3)) and not [p for p in folder.glob(".step*") if p.is_dir()]
 
 
+def test_a_disk_that_refuses_to_rename_leaves_the_one_that_was_to_be_replaced(folder, monkeypatch):
+    path, rename = write(folder, checkpoint(seed=0)), Path.rename
+
+    def refuse(self, to):
+        if to == path and "before" not in self.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write(folder, checkpoint(seed=1))
+    assert equal(read_last(folder), checkpoint(seed=0))
+    monkeypatch.undo()
+    write(folder, checkpoint(seed=1))
+    assert equal(read_last(folder), checkpoint(seed=1)) and {each.name for each in folder.iterdir()} == {
+        "last",
+        path.name,
+    }
+
+
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(CheckpointError, match="could not be written"):

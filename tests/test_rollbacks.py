@@ -188,10 +188,11 @@ def test_a_rate_is_that_of_what_came_before(each, index):
     assert rollbacks.rate([Rollback(step, rate, "") for step, rate in each], index) == pytest.approx(expected)
 
 
-def test_a_file_that_was_altered_is_said_so(tmp_path, capsys):
+@pytest.mark.parametrize("what", ['{"steps": 4}', '{"step": "4", "rate": 0.5, "why": ""}'])
+def test_a_file_that_was_altered_is_said_so(what, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(run) == 0
-    (run / "rollbacks.json").write_text('{"rollbacks": [{"steps": 4}]}')
+    (run / "rollbacks.json").write_text(f'{{"rollbacks": [{what}]}}')
     config = (run / "config.gin").read_bytes()
     assert train(run, "cl.train.steps = 11", resume=True) == 5
     assert (run / "config.gin").read_bytes() == config

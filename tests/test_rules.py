@@ -23,6 +23,7 @@ from cl.engines.local import LocalEngine
 from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.stateless import Stateless
 from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
@@ -119,6 +120,19 @@ def two_heads():
     return Towers({"image": net}, [(view, "image", head, head) for view in (0, 1) for head in ("z", "y")])
 
 
+class Looks(Stateless):
+    """A hook of a user's own, that reads."""
+
+    needs = frozenset({"momentum"})
+
+    def __call__(self, objective, output, step):
+        return {}
+
+
+class Slow(UpdateMomentum):
+    """And one that moves."""
+
+
 EMA, FILL = UpdateMomentum(0.9), Enqueue()
 
 HEALTHY = {
@@ -135,10 +149,14 @@ HEALTHY = {
         info_nce(ClassVectors(3, 4)),
         source=views(group=ByLabel()),
     ),
-    "two hooks that measure, and two that fill a queue with a view each": lambda: training(
-        momentum(),
-        info_nce(queue()),
-        [EMA, Enqueue(views=(0,)), Enqueue(views=(1,)), CollapseMonitor(), CollapseMonitor(every=7)],
+    "hooks that fill a queue with a view each": lambda: training(
+        momentum(), info_nce(queue()), [EMA, Enqueue(views=(0,)), Enqueue(views=(1,))]
+    ),
+    "hooks of one's own that look at the copy": lambda: training(momentum(True), align(), [EMA, Looks(), Looks()]),
+    "a rate that is 0 now and then": lambda: rated(lambda step: float(step.index % 10 == 7)),
+    "a temperature over a frozen network": lambda: training(
+        siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
+        Term(InBatch(True), InfoNCE(LearnedTemperature(0.1))),
     ),
     "clip": lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)])),
     "unicl": lambda: training(
@@ -290,15 +308,20 @@ REFUSED |= {
         r"Enqueue\.views names a view twice",
     ),
     "a rate of 0": (
-        lambda: still(training(siamese(tower()), info_nce(InBatch(True)))),
-        r"learning rate is 0 at every step.*SGD\.lr above 0",
+        lambda: rated(Constant(), Rule("encoder", rate=0.0)),
+        r"No parameter has a learning rate above 0 at any step.*SGD\.lr above 0",
     ),
-    "a tower that is frozen": (
-        lambda: training(
-            siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
-            Term(InBatch(True), InfoNCE(LearnedTemperature(0.1))),
-        ),
-        r"encoder is frozen, and nothing would be trained but a temperature.*Tower\.frozen",
+    "a schedule that is 0": (
+        lambda: rated(Constant(0.0)),
+        r"No parameter has a learning rate above 0 at any step.*cl\.train\.schedule",
+    ),
+    "two monitors": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor(), CollapseMonitor(every=7)]),
+        r"cl\.train\.hooks has CollapseMonitor twice.*hide",
+    ),
+    "a copy that is moved by two kinds": (
+        lambda: training(momentum(True), align(), [EMA, Slow(0.9)]),
+        r"cl\.train\.hooks has UpdateMomentum twice",
     ),
     "a centre that is never moved": (
         lambda: training(free(), distil(), [EMA]),
@@ -323,8 +346,9 @@ REFUSED |= {
 }
 
 
-def still(built):
-    built.optimizer = SGD(0.1, rules=[Rule("encoder", rate=0.0)])
+def rated(schedule, *rules):
+    built = training(siamese(tower()), info_nce(InBatch(True)))
+    built.optimizer, built.schedule, built.steps = SGD(0.1, rules=rules), schedule, 1000
     return built
 
 

@@ -111,7 +111,7 @@ _EQUAL_STEPS = {batch: f"{batch} rows, {_STEPS} steps" for batch in (32, 128, 51
 CLAIMS: Mapping[str, Claim] = {
     "batch": Claim(
         says="SimCLR gains from a larger batch at the same number of epochs (Chen et al. 2020, figure 9; less so where "
-        "the rate goes by the batch's root, figure B.1).",
+        "the rate goes by the batch's root, figure B.1). And at the same number of steps?",
         arms={name: _simclr(batch) for batch, name in _BATCHES.items()}
         | {_EQUAL_STEPS[batch]: _simclr(batch, _STEPS) for batch in (32, 512)},
         figures=("knn",),
@@ -120,8 +120,9 @@ CLAIMS: Mapping[str, Claim] = {
             for names in (_BATCHES, _EQUAL_STEPS)
             for more, fewer in ((128, 32), (512, 128))
         ],
-        how="About four epochs each, and then as many steps each; the rate goes by the batch's root. A larger batch "
-        "has more negatives, and more rows in batch norm's statistics, and at equal epochs fewer steps.",
+        how="About four epochs each, and then as many steps each; the rate goes by the batch's root. At equal epochs "
+        "a larger batch has fewer steps, at equal steps more epochs. It always has more negatives, and more rows in "
+        "batch norm's statistics: which of these two it is cannot be told from these runs.",
     ),
     "queue": Claim(
         says="MoCo's queue gives a small batch many negatives, and a longer one is better (He et al. 2020, figure 3).",

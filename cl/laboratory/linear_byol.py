@@ -6,11 +6,16 @@ flow by
 
     p' = s (1 - (1 + v) p) - e p        w' = p w (1 - (1 + v) p) - e w        (their equations 11 and 12, s' = 2 w w')
 
-Without a predictor p = 1: w' = -(v + e) w, and w goes to 0. With one, s - p^2 goes to 0 like exp(-2 e t), so that in
-the end p' = p^2 (1 - (1 + v) p) - e p. Without decay 0 is unstable for any positive start; with decay starts below the
-smaller root of p (1 - (1 + v) p) = e collapse, and those above it survive at the larger. Decay above 1 / (4 (1 + v))
-leaves no root. Without stop-gradient the target is trained as well, which adds p w - (1 + v) w to w': then w' is at
-most -(v + e) w whatever p, and w goes to 0 with a predictor, too (worked out here; the paper proves it in general).
+Without a predictor p = 1: w' = -(v + e) w, and w goes to 0.
+
+With one, s - p^2 goes like exp(-2 e t). Without decay it stays what it was, and of the starts with p > 0 those survive,
+at p = 1 / (1 + v), whose s - p^2 is above -1 / (1 + v)^2: all with w = p, and not those whose predictor is far ahead.
+With decay it goes to 0, and starts with w = p, which keep to it, follow p' = p^2 (1 - (1 + v) p) - e p: below the
+smaller root of p (1 - (1 + v) p) = e they collapse, above it they survive at the larger. Decay above 1 / (4 (1 + v))
+leaves no root.
+
+Without stop-gradient the target is trained as well, which adds p w - (1 + v) w to w': then w' is at most -(v + e) w
+whatever p, and w goes to 0 with a predictor, too (worked out here; the paper proves it in general).
 """
 
 import math
@@ -30,9 +35,9 @@ SECTION = """
 ## BYOL that can be written down
 
 With linear networks BYOL is two numbers a direction of the data, the embedding's std and the predictor's factor (Tian
-et al. 2021). This is what becomes of five starts by their equations, with augmentation noise of variance {noise:g}; red
-ones end as a point, and dotted is the start below which they do. The framework's own parts are held to these flows
-(tests/collapse/test_linear_byol.py).
+et al. 2021). This is what becomes of five starts in which both are the same, by their equations, with augmentation
+noise of variance {noise:g}; red ones end as a point, and dotted is the start below which they do. The framework's own
+parts are held to these flows (tests/collapse/test_linear_byol.py).
 
 ![the embedding's std over time, in five regimes]({picture})
 
@@ -85,7 +90,7 @@ class Regime(NamedTuple):
 REGIMES = {
     "no predictor": Regime("every start goes to 0, at a rate that is the noise's", predictor=False),
     "no stop-gradient": Regime("every start goes to 0, whatever the predictor does", stop_gradient=False),
-    "both, no decay": Regime("collapse is unstable: every positive start survives", survive=STARTS),
+    "both, no decay": Regime("collapse is unstable: however small the start, it survives", survive=STARTS),
     "both, decay 0.15": Regime("small starts go to 0, larger ones survive", 0.15, survive=STARTS[2:]),
     "both, decay 0.3": Regime("so much decay leaves nothing to survive at", 0.3),
 }

@@ -5,9 +5,20 @@ from collections.abc import Iterator
 
 from cl.components import Capability
 from cl.hooks.enqueue import Enqueue
+from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.update_centre import UpdateCentre
+from cl.hooks.update_momentum import UpdateMomentum
 from cl.negatives.ring import Remembering
 from cl.rules.needs import missing
 from cl.train import Training
+
+ONCE = {
+    UpdateMomentum: "every step would move the copy twice",
+    UpdateCentre: "every step would move the centre twice",
+    Enqueue: "the queue would hold every key twice",
+    CollapseMonitor: "the one's figures would hide the other's",
+}
+"""Hooks of which two do what is to be done once, and what would come of it."""
 
 
 def hooks(training: Training) -> Iterator[str]:
@@ -49,14 +60,9 @@ def enqueued(training: Training) -> Iterator[str]:
 
 
 def repeated(training: Training) -> Iterator[str]:
-    """What a step moves or fills, it moves or fills once."""
-    for one, other in itertools.combinations(training.hooks, 2):
-        if not one.needs or type(one) is not type(other):
-            continue
-        who = type(one).__name__
-        parts = [set(each.views) for each in (one, other) if isinstance(each, Enqueue) and each.views]
-        if not (len(parts) == 2 and parts[0].isdisjoint(parts[1])):
-            yield (
-                f"cl.train.hooks has {who} twice, and every step would do twice what is to be done once. Take one of "
-                "them out."
-            )
+    """What a step moves, fills or logs, it does once."""
+    for kind, why in ONCE.items():
+        for one, other in itertools.combinations([hook for hook in training.hooks if isinstance(hook, kind)], 2):
+            parts = [set(each.views) for each in (one, other) if isinstance(each, Enqueue) and each.views]
+            if not (len(parts) == 2 and parts[0].isdisjoint(parts[1])):
+                yield f"cl.train.hooks has {kind.__name__} twice: {why}. Take one of them out."

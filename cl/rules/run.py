@@ -12,9 +12,6 @@ from cl.optim.rules import set_rates
 from cl.rules.needs import missing
 from cl.train import Training
 
-LOOKS = 100
-"""Steps, spread over the run, at which the rate is looked at."""
-
 
 def processes(training: Training) -> Iterator[str]:
     """Every process has its share of the batch, and engine and optimizer are made for several."""
@@ -114,21 +111,15 @@ def optimizer(training: Training) -> Iterator[str]:
 
 
 def rates(training: Training) -> Iterator[str]:
-    """More than a temperature or a bias is trained, and at some step by a rate above 0."""
-    groups = training.optimizer.build(training.objective).param_groups
-    learning = [group for group in groups if any(parameter.numel() > 1 for parameter in group["params"])]
-    if not learning:
-        yield (
-            "The encoder is frozen, and nothing would be trained but a temperature or a bias. Take the binding of "
-            "Tower.frozen out for a tower that is to learn."
-        )
-        return
-    for index in range(0, training.steps, max(training.steps // LOOKS, 1)):
-        set_rates(learning, training.optimizer.lr, training.schedule, Step(index, training.steps))
-        if any(group["lr"] > 0 for group in learning):
+    """At some step something is trained by a rate above 0."""
+    optimizer = training.optimizer
+    groups = optimizer.build(training.objective).param_groups
+    for index in range(training.steps):  # the first, as good as always
+        set_rates(groups, optimizer.lr, training.schedule, Step(index, training.steps))
+        if any(group["lr"] > 0 for group in groups):
             return
-    who = type(training.optimizer).__name__
+    who = type(optimizer).__name__
     yield (
-        f"The learning rate is 0 at every step, and nothing would be learned. Bind {who}.lr above 0, or look at "
-        f"cl.train.schedule and the Rule.rate of {who}.rules."
+        f"No parameter has a learning rate above 0 at any step, and nothing would be learned. Bind {who}.lr above 0, "
+        f"or look at cl.train.schedule and the Rule.rate of {who}.rules."
     )

@@ -3,6 +3,7 @@ of `cl.laboratory.linear_byol` say, and these end where they are said to.
 """
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -95,6 +96,17 @@ def test_without_stop_gradient_it_collapses_with_a_predictor_too(p):
 def test_with_both_and_no_decay_any_positive_start_survives(start):
     w, p = Regime("").flow(start, start, 6000)[-1]
     assert p == pytest.approx(1 / (1 + NOISE), rel=1e-3) and w == pytest.approx(p, rel=1e-6)
+
+
+@pytest.mark.parametrize(("w", "p"), [(0.5, 1.0), (0.59, 1.0), (0.61, 1.0), (0.1, 3.0), (2.0, 0.01), (0.01, 0.3)])
+def test_without_decay_what_survives_is_known_from_the_start(w, p):
+    ahead = w * w - p * p
+    end, predictor = Regime("").flow(w, p, 40000)[-1]
+    assert end**2 - predictor**2 == pytest.approx(ahead, rel=0.05)
+    survives = ahead > -1 / (1 + NOISE) ** 2
+    assert survives == (end > 0.05) and predictor == pytest.approx(
+        1 / (1 + NOISE) if survives else math.sqrt(-ahead), rel=0.05
+    )
 
 
 def test_a_negative_predictor_does_not_survive_by_itself():

@@ -22,12 +22,12 @@ from cl.errors import ConfigError, DataError
 from cl.evaluation.knn import KNN
 from cl.evaluation.spectrum import feature_std
 from cl.hooks.enqueue import Enqueue
+from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
-from cl.losses.temperature import LearnedTemperature
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
@@ -223,14 +223,20 @@ def test_repeated_a_copy_would_be_moved_twice_and_a_queue_filled_twice(tmp_path)
     assert fills[1] == 2 * fills[0] > 0
 
 
-@pytest.mark.parametrize("still", ["rate", "frozen"])
-def test_rates_nothing_would_be_learned(still, tmp_path):
-    rate, head = (0.0, tower()) if still == "rate" else (0.1, Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True))
-    loss = InfoNCE(LearnedTemperature(0.1))
-    training = refuses("rates", built(siamese(head), InBatch(True), loss, optimizer=SGD(rate)))
+def test_repeated_a_monitor_would_hide_what_another_one_saw(tmp_path):
+    monitors = [CollapseMonitor(every=1, min_rank=100.0, patience=1), CollapseMonitor(every=1)]
+    training = refuses("repeated", built(siamese(tower()), InBatch(True), InfoNCE(0.1), monitors))
+    training.start()
+    step, batches = Step(0, 2), training.views.iterate(training.place)
+    applied, measured, _ = training.step(step, batches, RunFolder(tmp_path / "run", resume=False))
+    said = [hook(training.objective, applied, step)["collapsed"].item() for hook in monitors]
+    assert said == [1, 0] and measured["collapsed"].item() == 0
+
+
+def test_rates_nothing_would_be_learned(tmp_path):
+    training = refuses("rates", built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=SGD(0.0)))
     before = {name: value.clone() for name, value in training.objective.state_dict().items()}
-    moved = before.keys() - same(trained(training, tmp_path), before)
-    assert moved == (set() if still == "rate" else {"terms.only.loss.temperature.log_scale"})
+    assert same(trained(training, tmp_path), before) == before.keys()
 
 
 def test_batch_a_batch_of_one_would_train_on_nothing(tmp_path):
