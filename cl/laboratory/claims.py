@@ -25,10 +25,10 @@ ENOUGH = 3
 """Seeds of either side for a verdict: without any difference one in ten pairs would still be apart."""
 HEAD = """# The field's claims, tried here
 
-Each on the built-in digits, in runs of one to four minutes: what holds at this size need not hold at another. The
+Each on the built-in digits, in runs of one to nine minutes: what holds at this size need not hold at another. The
 figures are on test data, of the trunk's features; a dot is a seed, a dash their mean. *Held* means that the worst seed
-of one was above the best of the other, *the contrary* the reverse, which of three seeds each would be true of one pair
-in ten if there were no difference at all. Written by `python tools/collapse_lab.py claims` from docs/claims.jsonl.
+of one was above the best of the other, *the contrary* the reverse: without any difference one pair in ten would be one
+or the other at three seeds each. Written by `python tools/collapse_lab.py claims` from docs/claims.jsonl.
 """
 
 

@@ -40,8 +40,8 @@ HEAD = """# The laboratory of collapse
 Every file of gin/collapse takes from a recipe what keeps it from collapsing, or puts something else there, and is run
 beside the recipe itself: {share:.0%} of its steps on the built-in digits. *Collapsed* is judged by what the monitor
 never sees: kNN on held-out digits, from the trunk's features, is not above that of the random start. *Noticed* is the
-step from which `CollapseMonitor` says so, measuring every {measurements}th of a run or a little oftener, where recipes
-measure every 20 steps. Written by `python tools/collapse_lab.py` from docs/collapse.jsonl.
+step from which `CollapseMonitor` says so, measuring at least {measurements} times a run, where recipes measure every 20
+steps. Loss to uniformity are means over the seeds. Written by `python tools/collapse_lab.py` from docs/collapse.jsonl.
 
 ![loss, feature std, effective rank, spectrum tail, alignment, uniformity and kNN over steps](collapse.png)
 
@@ -52,9 +52,9 @@ GUARD = """
 
 The monitor's thresholds are fixed on seeds 0 and 1; runs of 2 to {last} had been seen when the std's was last moved,
 and are left out. On the others, of runs that collapsed: how many it noticed, and from which step. Of runs that did not:
-how many it was wrong about. kNN is good to 0.01, so an ablation that did not collapse by the judgement above may have
-nearly done so: what the loss sees is a point, though its features tell a little more than the random start's. Runs of
-older code, on this page: {older} of {all}.
+how many it called collapsed all the same. kNN is good to 0.01, so an ablation that did not collapse by the judgement
+above may have nearly done so: what the loss sees is a point, though its features tell a little more than the random
+start's. Runs of older code, on this page: {older} of {all}.
 
 | run | seeds | collapsed | noticed of those | from step | noticed of the others |
 |---|---|---|---|---|---|
