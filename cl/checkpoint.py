@@ -64,13 +64,14 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
 
     Beside them it keeps the newest that is at least `reach` steps older, for who goes back as far, and the oldest that
     is not, which will be; so nobody goes back by more than twice `reach` and what lies between two checkpoints. Later
-    ones are left alone: somebody made `last` name an earlier step, and may want them back.
+    ones are left alone: somebody made `last` name an earlier step, and may want them back. So is one that is there,
+    whole and the same, as after going back to it: whoever is killed meanwhile still has it.
 
     Raises:
         CheckpointError: the disk refuses. The previous checkpoint is then untouched.
     """
     final = folder / _called(checkpoint.step)
-    aside = folder / f".{final.name}.{os.getpid()}"
+    aside, before = (folder / f".{final.name}.{what}" for what in (os.getpid(), "before"))
     try:
         files = {
             "model.safetensors": _pack(checkpoint.model),
@@ -86,32 +87,36 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         ranks = [each.state for each in checkpoint.ranks]
         state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
+        written = _sees(final, state)
         checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".step-*"):  # by who was killed at this
             shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir()
-        for name, content in files.items():
-            write_synced(aside / name, content)
-        if final.exists():
-            _remove(final)
-        aside.rename(final)
+        if not written:
+            aside.mkdir()
+            for name, content in files.items():
+                write_synced(aside / name, content)
+            if final.exists():
+                final.rename(before)
+            aside.rename(final)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if before.exists() and not final.exists():
+            before.rename(final)
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
         ) from error
     until_now = [path for path in _saved(folder) if _step(path) <= checkpoint.step]
     stay = kept([_step(path) for path in until_now], keep, reach)
-    for old in until_now:
-        if _step(old) not in stay:
-            try:
-                _remove(old)
-            except OSError as error:  # this one is written, and that is what counts
-                logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
+    gone = [path for path in until_now if _step(path) not in stay]
+    for old in [*gone, *([before] if before.exists() else [])]:
+        try:
+            _remove(old)
+        except OSError as error:  # this one is written, and that is what counts
+            logger.warning("%s, which is no longer needed, could not be removed: %s.", old, error)
     return final
 
 

@@ -115,6 +115,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         training = _built(config)
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
+        if arguments.resume:  # before anything of the run is rewritten
+            on_first(partial(rollbacks.read, folder))
         if rank() == 0:
             print(f"writing to {folder.path}", flush=True)
         resume, collapsed = arguments.resume, None

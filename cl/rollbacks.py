@@ -29,6 +29,11 @@ class Rollback:
     rate: float
     why: str
 
+    def __post_init__(self) -> None:
+        """TypeError: one of them is something else."""
+        if not (isinstance(self.step, int) and isinstance(self.rate, float | int) and isinstance(self.why, str)):
+            raise TypeError(f"{self} is none that was written")
+
 
 def read(folder: RunFolder) -> list[Rollback]:
     """Those of a run, in order.

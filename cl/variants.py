@@ -22,12 +22,13 @@ HEAD = """# Variants
 A variant is a gin file: what is not named is as in the file that it includes. Written from gin/*.gin by
 `python tools/variants.py`; `--measure` trains those without a valid row first, in minutes each. Figures are on test
 data, of seed 0 (the recipes of the README's table have three seeds there); an empty place was not measured. Recipes
-compute in bfloat16 where the processor does.
+compute in bfloat16 where the processor does. LiT's kNN is that of the SimCLR run whose trunk it locks, and its seconds
+are without that run.
 
 """
 RESULT = "# Result of seed 0 (docs/variants.md): "
 MONITOR = "CollapseMonitor"
-REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "in")
+REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "precision")
 """What is said of a run."""
 
 
@@ -141,7 +142,7 @@ def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
         cells = " | ".join(each.parts[column] for column in columns)
         over = f"[{each.over}](../gin/{each.over}.gin)" if each.over else "-"
         lines.append(f"| [{each.name}](../gin/{each.name}.gin) | {over} | {cells} |")
-    columns = ["variant", "lines", "kept from collapse by", *REACHED, "what it is"]
+    columns = ["variant", "own lines", "kept from collapse by", *REACHED, "what it is"]
     lines += ["", "## What each reached", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for each in found:
         mine = [row for row in rows if row["recipe"] == each.name and row["seed"] == 0]

@@ -140,6 +140,16 @@ def test_the_same_step_may_be_written_again(folder):
     assert equal(read_last(folder), checkpoint(seed=1))
 
 
+def test_the_same_checkpoint_is_not_written_again(folder):
+    """While it is taken away to be replaced there might be none that is whole."""
+    first = write(folder, checkpoint())
+    write(folder, checkpoint(4))
+    identity = first.stat().st_ino
+    assert write(folder, checkpoint()).stat().st_ino == identity and read_last(folder).step == 3
+    (first / "model.safetensors").write_bytes(b"damaged")
+    assert write(folder, checkpoint()).stat().st_ino != identity and equal(read_last(folder), checkpoint())
+
+
 @given(st.sampled_from(FILES), st.floats(0, 0.999))
 def test_a_truncated_file_is_refused_and_named(tmp_path_factory, name, fraction):
     path = write(tmp_path_factory.mktemp("cut"), checkpoint())
@@ -316,6 +326,26 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
     monkeypatch.undo()
     write(folder, checkpoint(3))
     assert equal(read_last(folder), checkpoint(3)) and not [p for p in folder.glob(".step*") if p.is_dir()]
+
+
+def test_a_disk_that_refuses_to_rename_leaves_the_one_that_was_to_be_replaced(folder, monkeypatch):
+    path, rename = write(folder, checkpoint(seed=0)), Path.rename
+
+    def refuse(self, to):
+        if to == path and "before" not in self.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write(folder, checkpoint(seed=1))
+    assert equal(read_last(folder), checkpoint(seed=0))
+    monkeypatch.undo()
+    write(folder, checkpoint(seed=1))
+    assert equal(read_last(folder), checkpoint(seed=1)) and {each.name for each in folder.iterdir()} == {
+        "last",
+        path.name,
+    }
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import weakref
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -96,6 +97,13 @@ def test_a_collapse_at_the_start_goes_back_there_and_one_without_a_checkpoint_en
         rollbacks.go_back(RunFolder(run, resume=True), RollBack("It fell.", 0, 0.5, 3))
 
 
+def test_who_goes_back_to_the_start_has_its_checkpoint_all_the_time(tmp_path, monkeypatch):
+    run, renamed, rename = tmp_path / "run", [], Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (renamed.append(Path(to).name), rename(path, to))[1])
+    assert train(run, "Collapsing.healthy = 0") == 0
+    assert renamed.count("step-00000000") == 1 and renamed.count("step-00000002") == 2
+
+
 def test_what_is_undone_is_gone_with_its_checkpoints(tmp_path):
     run = tmp_path / "run"
     assert train(run, "cl.train.steps = 7", collapsing=False) == 0  # preempted, say, in the middle of the collapse
@@ -180,9 +188,12 @@ def test_a_rate_is_that_of_what_came_before(each, index):
     assert rollbacks.rate([Rollback(step, rate, "") for step, rate in each], index) == pytest.approx(expected)
 
 
-def test_a_file_that_was_altered_is_said_so(tmp_path, capsys):
+@pytest.mark.parametrize("what", ['{"steps": 4}', '{"step": "4", "rate": 0.5, "why": ""}'])
+def test_a_file_that_was_altered_is_said_so(what, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(run) == 0
-    (run / "rollbacks.json").write_text('{"rollbacks": [{"steps": 4}]}')
-    assert train(run, resume=True) == 5
+    (run / "rollbacks.json").write_text(f'{{"rollbacks": [{what}]}}')
+    config = (run / "config.gin").read_bytes()
+    assert train(run, "cl.train.steps = 11", resume=True) == 5
+    assert (run / "config.gin").read_bytes() == config
     assert "rollbacks.json is not what was written" in capsys.readouterr().err

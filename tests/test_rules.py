@@ -10,7 +10,6 @@ import pytest
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
 
-from cl import rules
 from cl.components import Capability
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
@@ -24,12 +23,14 @@ from cl.engines.local import LocalEngine
 from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.stateless import Stateless
 from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
+from cl.losses.temperature import LearnedTemperature
 from cl.losses.vicreg import VICReg
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
@@ -37,9 +38,11 @@ from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
 from cl.objective import Objective, Term
+from cl.optim.rules import Rule
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
 from cl.rules import check
+from cl.rules.needs import REMEDY
 from cl.train import Training
 from cl.views.groups import ByCaption, ByLabel, BySample
 from cl.views.memory import MemoryViews
@@ -117,6 +120,19 @@ def two_heads():
     return Towers({"image": net}, [(view, "image", head, head) for view in (0, 1) for head in ("z", "y")])
 
 
+class Looks(Stateless):
+    """A hook of a user's own, that reads."""
+
+    needs = frozenset({"momentum"})
+
+    def __call__(self, objective, output, step):
+        return {}
+
+
+class Slow(UpdateMomentum):
+    """And one that moves."""
+
+
 EMA, FILL = UpdateMomentum(0.9), Enqueue()
 
 HEALTHY = {
@@ -128,6 +144,20 @@ HEALTHY = {
         momentum(), info_nce(queue(InBatch(True))), [EMA, FILL], views(group=ByLabel())
     ),
     "byol": lambda: training(momentum(True), align(), [EMA]),
+    "classes of frozen features": lambda: training(
+        siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
+        info_nce(ClassVectors(3, 4)),
+        source=views(group=ByLabel()),
+    ),
+    "hooks that fill a queue with a view each": lambda: training(
+        momentum(), info_nce(queue()), [EMA, Enqueue(views=(0,)), Enqueue(views=(1,))]
+    ),
+    "hooks of one's own that look at the copy": lambda: training(momentum(True), align(), [EMA, Looks(), Looks()]),
+    "a rate that is 0 now and then": lambda: rated(lambda step: float(step.index % 10 == 7)),
+    "a temperature over a frozen network": lambda: training(
+        siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
+        Term(InBatch(True), InfoNCE(LearnedTemperature(0.1))),
+    ),
     "clip": lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)])),
     "unicl": lambda: training(
         pairs(), info_nce(InBatch(False)), source=views(transforms=[Noise(), Captions(len)], group=ByCaption())
@@ -265,6 +295,34 @@ REFUSED |= {
         lambda: training(predict(), info_nce(Neighbours(8, 5)), [FILL]),
         r"Neighbours\.dim is 5 and the embedding 'z' is 4 wide\. Bind Neighbours\.dim = 4",
     ),
+    "a copy that is moved twice": (
+        lambda: training(momentum(True), align(), [EMA, CollapseMonitor(), EMA]),
+        r"cl\.train\.hooks has UpdateMomentum twice.*Take one",
+    ),
+    "a queue that is filled twice": (
+        lambda: training(momentum(), info_nce(queue()), [EMA, FILL, Enqueue(views=(1,))]),
+        r"cl\.train\.hooks has Enqueue twice",
+    ),
+    "a view that is enqueued twice": (
+        lambda: training(momentum(), info_nce(queue()), [EMA, Enqueue(views=(1, 1))]),
+        r"Enqueue\.views names a view twice",
+    ),
+    "a rate of 0": (
+        lambda: rated(Constant(), Rule("encoder", rate=0.0)),
+        r"No parameter has a learning rate above 0 at any step.*SGD\.lr above 0",
+    ),
+    "a schedule that is 0": (
+        lambda: rated(Constant(0.0)),
+        r"No parameter has a learning rate above 0 at any step.*cl\.train\.schedule",
+    ),
+    "two monitors": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor(), CollapseMonitor(every=7)]),
+        r"cl\.train\.hooks has CollapseMonitor twice.*hide",
+    ),
+    "a copy that is moved by two kinds": (
+        lambda: training(momentum(True), align(), [EMA, Slow(0.9)]),
+        r"cl\.train\.hooks has UpdateMomentum twice",
+    ),
     "a centre that is never moved": (
         lambda: training(free(), distil(), [EMA]),
         r"centre is never moved.*@UpdateCentre\(\) to cl\.train\.hooks",
@@ -286,6 +344,12 @@ REFUSED |= {
         r"LocalEngine\.piece cuts the batch.*Predict\.stop_gradient = True",
     ),
 }
+
+
+def rated(schedule, *rules):
+    built = training(siamese(tower()), info_nce(InBatch(True)))
+    built.optimizer, built.schedule, built.steps = SGD(0.1, rules=rules), schedule, 1000
+    return built
 
 
 def slip(**settings):
@@ -471,4 +535,4 @@ def test_keys_that_nobody_looks_at_are_refused():
 
 
 def test_whatever_is_needed_has_a_remedy():
-    assert set(rules.REMEDY) == set(get_args(Capability))
+    assert set(REMEDY) == set(get_args(Capability))

@@ -145,7 +145,7 @@ def two_ranks(monkeypatch):
 
 
 def test_made_up_samples_of_other_ranks_are_others(two_ranks):
-    assert not list(rules._contrasts(training(siamese(tower()), Term(InBatch(True), HardNegativeInfoNCE(0.1)))))
+    assert not list(rules.terms.contrasts(training(siamese(tower()), Term(InBatch(True), HardNegativeInfoNCE(0.1)))))
 
 
 def test_a_peer_that_was_lost_is_no_mistake_of_the_configuration(monkeypatch):

@@ -62,7 +62,7 @@ class Mix:
 
 
 def mixes() -> Iterator[Mix]:
-    """All of them: hooks are those that are needed, none, and those that are needed with one that is not."""
+    """All of them: hooks are those that are needed, none, and those that are needed with one that is not, or again."""
     plain = choices(Encoder, {Towers: []})
     encoders = _both(plain, choices(Encoder, {Towers: plain}))
     unwrapped = choices(NegativeProvider, {NegativeProvider: []})
@@ -83,7 +83,8 @@ def _both(plain: Sequence[Choice], wrapped: Sequence[Choice]) -> list[Choice]:
 def _hook_sets(provided: frozenset[Any], hooks: Sequence[tuple[Choice, frozenset[Any]]]) -> list[tuple[Choice, ...]]:
     needed = tuple(hook for hook, needs in hooks if needs and needs <= provided)
     wrong = [(*needed, hook) for hook, needs in hooks if not needs <= provided]
-    return list(dict.fromkeys([needed, (), *wrong]))
+    twice = [(*needed, hook) for hook in needed]
+    return list(dict.fromkeys([needed, (), *wrong, *twice]))
 
 
 def _provides(choice: Choice) -> frozenset[Any]:
@@ -116,7 +117,7 @@ def outcome(mix: Mix) -> Outcome:
         return Outcome("", str(error))
     for rule in (*rules.RULES, rules.collapse):
         for message in rule(training):
-            return Outcome(rule.__name__.strip("_"), message)
+            return Outcome(rule.__name__, message)
     return Outcome(fault=_fault(training))
 
 

@@ -9,8 +9,8 @@ from cl.composition.mixes import Mix, Outcome
 HEAD = """# What goes with what
 
 Every mix of a registered encoder, provider, loss, grouping and set of hooks (those that are needed, none, and each that
-is not needed beside them), tried with linear networks on made-up data: it takes two finite steps in which every weight,
-momentum copy, queue and centre moves, or a rule refuses it before data is opened. Written by
+is not needed, or is there already, beside them), tried with linear networks on made-up data: it takes two finite steps
+in which every weight, momentum copy, queue and centre moves, or a rule refuses it before data is opened. Written by
 `python tools/composition.py`; a test holds it.
 """
 
@@ -37,7 +37,7 @@ def page(tried: Sequence[tuple[Mix, Outcome]]) -> str:
         "|---|---|---|",
     ]
     counts = Counter(outcome.rule for _, outcome in tried)
-    sentences = {rule.__name__.strip("_"): rule.__doc__ or "" for rule in (*rules.RULES, rules.collapse)}
+    sentences = {rule.__name__: rule.__doc__ or "" for rule in (*rules.RULES, rules.collapse)}
     sentences[""] = "A constructor refuses its arguments."
     for name, sentence in sentences.items():
         example = next(((mix, outcome) for mix, outcome in tried if outcome.rule == name), None)

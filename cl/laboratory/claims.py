@@ -25,10 +25,10 @@ ENOUGH = 3
 """Seeds of either side for a verdict: without any difference one in ten pairs would still be apart."""
 HEAD = """# The field's claims, tried here
 
-Each on the built-in digits, in runs of one to four minutes: what holds at this size need not hold at another. The
+Each on the built-in digits, in runs of one to nine minutes: what holds at this size need not hold at another. The
 figures are on test data, of the trunk's features; a dot is a seed, a dash their mean. *Held* means that the worst seed
-of one was above the best of the other, *the contrary* the reverse, which of three seeds each would be true of one pair
-in ten if there were no difference at all. Written by `python tools/collapse_lab.py claims` from docs/claims.jsonl.
+of one was above the best of the other, *the contrary* the reverse: without any difference one pair in ten would be one
+or the other at three seeds each. Written by `python tools/collapse_lab.py claims` from docs/claims.jsonl.
 """
 
 
@@ -67,11 +67,11 @@ class Claim:
     how: str
 
 
-def _simclr(batch: int) -> Arm:
+def _simclr(batch: int, steps: int | None = None) -> Arm:
     # The rate by the root of the batch (Chen et al. 2020, section B.1).
     rate = float(f"{1e-2 * math.sqrt(batch / 128):.3g}")
     params = (f"MemoryViews.batch = {batch}", f"AdamW.lr = {rate}")
-    return Arm("simclr", params, SAMPLES // batch, false_negatives)
+    return Arm("simclr", params, steps or SAMPLES // batch, false_negatives)
 
 
 def _moco(size: int, momentum: float) -> Arm:
@@ -105,19 +105,24 @@ def _queue(size: int, momentum: float) -> str:
 _SPLITS = {"bank": "train", "validation": "validation", "test": "test"}
 _ZERO_SHOT = "zero_shot", "recall_at_1_image_to_text", "recall_at_1_text_to_image"
 _BATCHES = {batch: f"{batch} rows, {SAMPLES // batch:,} steps" for batch in (32, 64, 128, 256, 512)}
+_STEPS = SAMPLES // 128
+_EQUAL_STEPS = {batch: f"{batch} rows, {_STEPS} steps" for batch in (32, 128, 512)}
 
 CLAIMS: Mapping[str, Claim] = {
     "batch": Claim(
         says="SimCLR gains from a larger batch at the same number of epochs (Chen et al. 2020, figure 9; less so where "
-        "the rate goes by the batch's root, figure B.1).",
-        arms={name: _simclr(batch) for batch, name in _BATCHES.items()},
+        "the rate goes by the batch's root, figure B.1). And at the same number of steps?",
+        arms={name: _simclr(batch) for batch, name in _BATCHES.items()}
+        | {_EQUAL_STEPS[batch]: _simclr(batch, _STEPS) for batch in (32, 512)},
         figures=("knn",),
         above=[
-            (Side(_BATCHES[128], "knn"), Side(_BATCHES[32], "knn")),
-            (Side(_BATCHES[512], "knn"), Side(_BATCHES[128], "knn")),
+            (Side(names[more], "knn"), Side(names[fewer], "knn"))
+            for names in (_BATCHES, _EQUAL_STEPS)
+            for more, fewer in ((128, 32), (512, 128))
         ],
-        how="About four epochs each; the rate goes by the batch's root. A larger batch has more negatives, and fewer "
-        "steps, and more rows in batch norm's statistics: which of them it is cannot be told from these runs.",
+        how="About four epochs each, and then as many steps each; the rate goes by the batch's root. At equal epochs "
+        "a larger batch has fewer steps, at equal steps more epochs. It always has more negatives, and more rows in "
+        "batch norm's statistics: which of these two it is cannot be told from these runs.",
     ),
     "queue": Claim(
         says="MoCo's queue gives a small batch many negatives, and a longer one is better (He et al. 2020, figure 3).",

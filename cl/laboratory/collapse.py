@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import results
+from cl.laboratory import linear_byol
 from cl.laboratory.runs import SHARE, Arm, Row, Rows, short
 
 FOLDER = results.ROOT / "gin" / "collapse"
@@ -21,6 +22,7 @@ ROWS = Rows(results.ROOT / "docs" / "collapse.jsonl")
 PAGE = results.ROOT / "docs" / "collapse.md"
 FIGURE = results.ROOT / "docs" / "collapse.png"
 POINT_FIGURE = results.ROOT / "docs" / "collapse_byol.png"
+LINEAR_FIGURE = results.ROOT / "docs" / "collapse_linear.png"
 CURVES = ("loss", "feature_std", "effective_rank", "spectrum_tail", "alignment", "uniformity", "collapsed", "knn")
 """What is kept of a run's metrics, step by step."""
 POINT = ("loss", "feature_std", "effective_rank", "knn")
@@ -38,8 +40,8 @@ HEAD = """# The laboratory of collapse
 Every file of gin/collapse takes from a recipe what keeps it from collapsing, or puts something else there, and is run
 beside the recipe itself: {share:.0%} of its steps on the built-in digits. *Collapsed* is judged by what the monitor
 never sees: kNN on held-out digits, from the trunk's features, is not above that of the random start. *Noticed* is the
-step from which `CollapseMonitor` says so, measuring every {measurements}th of a run or a little oftener, where recipes
-measure every 20 steps. Written by `python tools/collapse_lab.py` from docs/collapse.jsonl.
+step from which `CollapseMonitor` says so, measuring at least {measurements} times a run, where recipes measure every 20
+steps. Loss to uniformity are means over the seeds. Written by `python tools/collapse_lab.py` from docs/collapse.jsonl.
 
 ![loss, feature std, effective rank, spectrum tail, alignment, uniformity and kNN over steps](collapse.png)
 
@@ -50,9 +52,9 @@ GUARD = """
 
 The monitor's thresholds are fixed on seeds 0 and 1; runs of 2 to {last} had been seen when the std's was last moved,
 and are left out. On the others, of runs that collapsed: how many it noticed, and from which step. Of runs that did not:
-how many it was wrong about. kNN is good to 0.01, so an ablation that did not collapse by the judgement above may have
-nearly done so: what the loss sees is a point, though its features tell a little more than the random start's. Runs of
-older code, on this page: {older} of {all}.
+how many it called collapsed all the same. kNN is good to 0.01, so an ablation that did not collapse by the judgement
+above may have nearly done so: what the loss sees is a point, though its features tell a little more than the random
+start's. Runs of older code, on this page: {older} of {all}.
 
 | run | seeds | collapsed | noticed of those | from step | noticed of the others |
 |---|---|---|---|---|---|
@@ -118,7 +120,9 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         if mine := [row for row in found if row["recipe"] == name]:
             lines.append(f"| {' | '.join(_cells(name, mine))} |")
     titles = [f"- [{name}](../gin/{name}.gin): {_title(name)}" for name in ablations()]
-    return "\n".join([*lines, *_guard(found), "", "## What each is", "", *titles, ""])
+    return "\n".join(
+        [*lines, *_guard(found), *linear_byol.section(LINEAR_FIGURE.name), "", "## What each is", "", *titles, ""]
+    )
 
 
 def _guard(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -228,3 +232,4 @@ def write() -> None:
     found = [row for each in arms().values() for arm in each for row in ROWS.of(arm)]
     PAGE.write_text(page(found))
     draw(found, FIGURE, POINT_FIGURE)
+    linear_byol.draw(LINEAR_FIGURE)

@@ -22,6 +22,7 @@ from cl.errors import ConfigError, DataError
 from cl.evaluation.knn import KNN
 from cl.evaluation.spectrum import feature_std
 from cl.hooks.enqueue import Enqueue
+from cl.hooks.monitor import CollapseMonitor
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
@@ -77,9 +78,8 @@ def trained(training, folder, steps=2):
 def refuses(rule, training):
     """That it is this rule that refuses, and no other one before it."""
     rules = [*RULES, collapse]
-    name = f"_{rule}" if rule != "collapse" else rule
     first = next(each for each in rules if list(each(training)))
-    assert first.__name__ == name
+    assert first.__name__ == rule
     return training
 
 
@@ -201,6 +201,40 @@ def test_untrained_a_tower_would_stay_as_it_was_drawn(tmp_path):
 )
 def test_without_weight_and_with_a_queue_that_stays_empty_nothing_would_be_trained(rule, make, tmp_path):
     training = refuses(rule, make())
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    assert same(trained(training, tmp_path), before) == before.keys()
+
+
+def test_repeated_a_copy_would_be_moved_twice_and_a_queue_filled_twice(tmp_path):
+    def make(*hooks):
+        queue = Queue(InBatch(False), 64, 4)
+        return with_seed(lambda: built(Momentum(siamese(tower())), queue, InfoNCE(0.1), hooks))
+
+    moved, fill = UpdateMomentum(0.9), Enqueue()
+    copy = "encoder.target.towers.image.heads.z.weight"
+    start = make(moved, fill).objective.state_dict()[copy].clone()
+    once = trained(make(moved, fill), tmp_path / "once", steps=1)
+    twice = trained(refuses("repeated", make(moved, fill, moved)), tmp_path / "moved", steps=1)
+    assert not torch.allclose(once[copy], start) and torch.allclose(
+        twice[copy] - start, 1.9 * (once[copy] - start), atol=1e-6
+    )
+    full = trained(refuses("repeated", make(moved, fill, fill)), tmp_path / "filled", steps=1)
+    fills = [state["terms.only.provider.ring.fill"].item() for state in (once, full)]
+    assert fills[1] == 2 * fills[0] > 0
+
+
+def test_repeated_a_monitor_would_hide_what_another_one_saw(tmp_path):
+    monitors = [CollapseMonitor(every=1, min_rank=100.0, patience=1), CollapseMonitor(every=1)]
+    training = refuses("repeated", built(siamese(tower()), InBatch(True), InfoNCE(0.1), monitors))
+    training.start()
+    step, batches = Step(0, 2), training.views.iterate(training.place)
+    applied, measured, _ = training.step(step, batches, RunFolder(tmp_path / "run", resume=False))
+    said = [hook(training.objective, applied, step)["collapsed"].item() for hook in monitors]
+    assert said == [1, 0] and measured["collapsed"].item() == 0
+
+
+def test_rates_nothing_would_be_learned(tmp_path):
+    training = refuses("rates", built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=SGD(0.0)))
     before = {name: value.clone() for name, value in training.objective.state_dict().items()}
     assert same(trained(training, tmp_path), before) == before.keys()
 
