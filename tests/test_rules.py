@@ -7,133 +7,61 @@ from functools import partial
 from typing import get_args
 
 import pytest
-from tiny import Noise, Pictures, tower, trunk
+from tiny import Noise, tower, trunk
 from torch import nn
+from wirings import (
+    EMA,
+    FILL,
+    Looks,
+    NeedsLabels,
+    Picky,
+    Slow,
+    align,
+    captioned,
+    distil,
+    free,
+    info_nce,
+    momentum,
+    pairs,
+    pieces,
+    predict,
+    queue,
+    rated,
+    slip,
+    training,
+    two_heads,
+    two_towers,
+    views,
+)
 
 from cl.components import Capability
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
 from cl.encoders.momentum import Momentum
-from cl.encoders.predict import Predict
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
-from cl.encoders.towers import Towers
 from cl.engines.local import LocalEngine
 from cl.errors import ConfigError
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.monitor import CollapseMonitor
-from cl.hooks.stateless import Stateless
 from cl.hooks.update_centre import UpdateCentre
-from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
-from cl.losses.self_distillation import SelfDistillation
 from cl.losses.temperature import LearnedTemperature
 from cl.losses.vicreg import VICReg
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
-from cl.negatives.queue import Queue
-from cl.objective import Objective, Term
+from cl.objective import Term
 from cl.optim.rules import Rule
 from cl.optim.schedules import Constant
-from cl.optim.sgd import SGD
 from cl.rules import check
 from cl.rules.needs import REMEDY
-from cl.train import Training
-from cl.views.groups import ByCaption, ByLabel, BySample
-from cl.views.memory import MemoryViews
+from cl.views.groups import ByCaption, ByLabel
 from cl.views.text import Captions
-
-
-class Unopened(Pictures):
-    def __init__(self, *provides):
-        super().__init__(8)
-        self.provides = frozenset(provides)
-
-    def load(self):
-        raise AssertionError("data was opened")
-
-    read = load
-
-
-class NeedsLabels:
-    name = "labels"
-    needs = frozenset({"labels"})
-
-    def __init__(self, *provides):
-        self.data = {"bank": Unopened("labels"), "test": Unopened(*provides)}
-
-    def baseline(self, device):
-        raise AssertionError("an evaluation ran")
-
-    def __call__(self, encoder, split, device):
-        raise AssertionError("an evaluation ran")
-
-
-def views(count=2, batch=8, group=None, transforms=None, provides=("labels", "captions")):
-    transforms = [Noise() for _ in range(count)] if transforms is None else transforms
-    return MemoryViews(Unopened(*provides), batch, transforms, BySample() if group is None else group)
-
-
-def training(encoder, terms, hooks=(), source=None, evaluations=(), allow_collapse=False):
-    terms = terms if isinstance(terms, dict) else {"only": terms}
-    return Training(
-        objective=Objective(encoder, terms),
-        views=views() if source is None else source,
-        optimizer=SGD(0.1),
-        schedule=Constant(),
-        engine=LocalEngine(),
-        steps=1,
-        hooks=hooks,
-        evaluations=evaluations,
-        allow_collapse=allow_collapse,
-    )
-
-
-def momentum(predictor=False, count=2, **settings):
-    predictors = {"z": nn.Linear(4, 4)} if predictor else None
-    return Momentum(siamese(tower(), views=count), predictors=predictors, **settings)
-
-
-def info_nce(provider):
-    return Term(provider, InfoNCE(0.1))
-
-
-def align(provider=None, **settings):
-    return Term(PositivesOnly() if provider is None else provider, Alignment(), **settings)
-
-
-def queue(inner=None, size=8, dim=4, **settings):
-    return Queue(PositivesOnly() if inner is None else inner, size=size, dim=dim, **settings)
-
-
-def pairs():
-    return dual(tower(), Tower(nn.Sequential(nn.Embedding(9, 8), nn.Flatten()), {"z": nn.Linear(8, 4)}))
-
-
-def two_heads():
-    net = Tower(trunk(), {"z": nn.Linear(8, 4), "y": nn.Linear(8, 4)})
-    return Towers({"image": net}, [(view, "image", head, head) for view in (0, 1) for head in ("z", "y")])
-
-
-class Looks(Stateless):
-    """A hook of a user's own, that reads."""
-
-    needs = frozenset({"momentum"})
-
-    def __call__(self, objective, output, step):
-        return {}
-
-
-class Slow(UpdateMomentum):
-    """And one that moves."""
-
-
-EMA, FILL = UpdateMomentum(0.9), Enqueue()
 
 HEALTHY = {
     "simclr": lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor()]),
@@ -174,6 +102,24 @@ HEALTHY = {
     "labels for an evaluation": lambda: training(
         siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels("labels")]
     ),
+    "simsiam": lambda: training(predict(), align()),
+    "nnclr": lambda: training(predict(), info_nce(Neighbours(8, 4)), [FILL]),
+    "dino": lambda: training(free(), distil(), [EMA, UpdateCentre()]),
+    "cross-entropy": lambda: training(siamese(tower()), info_nce(ClassVectors(3, 4)), source=views(group=ByLabel())),
+    "simsiam in pieces": lambda: pieces(training(predict(), align())),
+    "slip with a queue of pictures": lambda: training(
+        Momentum(slip()),
+        {"clip": info_nce(InBatch(False)), "ssl": Term(queue(), InfoNCE(0.1), embedding="ssl")},
+        [EMA, FILL],
+        captioned(3),
+    ),
+    "a queue of texts that a frozen tower makes": lambda: training(
+        Momentum(dual(tower(), tower(frozen=True)), query_views=(0,), key_views=(1,)),
+        info_nce(queue()),
+        [EMA, FILL],
+        captioned(),
+    ),
+    "one way of two towers": lambda: training(pairs(), info_nce(InBatch(False, (0,))), source=captioned()),
 }
 
 REFUSED = {
@@ -254,35 +200,6 @@ REFUSED = {
         lambda: training(momentum(), info_nce(queue(size=7)), [EMA, FILL]),
         r"a queue of 7 does not hold.*8.*Queue\.shorter_than_batch = True",
     ),
-}
-
-
-def predict(stop_gradient=True):
-    return Predict(siamese(tower()), {"z": nn.Linear(4, 4)}, stop_gradient)
-
-
-def distil(dim=4):
-    return Term(PositivesOnly(), SelfDistillation(dim))
-
-
-def free():
-    return Momentum(siamese(tower(), unit_norm=False))
-
-
-def pieces(built):
-    built.engine = LocalEngine(piece=2)
-    return built
-
-
-HEALTHY |= {
-    "simsiam": lambda: training(predict(), align()),
-    "nnclr": lambda: training(predict(), info_nce(Neighbours(8, 4)), [FILL]),
-    "dino": lambda: training(free(), distil(), [EMA, UpdateCentre()]),
-    "cross-entropy": lambda: training(siamese(tower()), info_nce(ClassVectors(3, 4)), source=views(group=ByLabel())),
-    "simsiam in pieces": lambda: pieces(training(predict(), align())),
-}
-
-REFUSED |= {
     "neighbours of trained keys": (
         lambda: training(siamese(tower()), info_nce(Neighbours(8, 4)), [FILL]),
         r"Neighbours needs 'keys without gradient'",
@@ -343,50 +260,6 @@ REFUSED |= {
         lambda: pieces(training(predict(stop_gradient=False), info_nce(InBatch(False)))),
         r"LocalEngine\.piece cuts the batch.*Predict\.stop_gradient = True",
     ),
-}
-
-
-def rated(schedule, *rules):
-    built = training(siamese(tower()), info_nce(InBatch(True)))
-    built.optimizer, built.schedule, built.steps = SGD(0.1, rules=rules), schedule, 1000
-    return built
-
-
-def slip(**settings):
-    """A tower of pictures with two heads, one for the pairs with texts, one for two of its own views."""
-    text = Tower(nn.Sequential(nn.Embedding(9, 8), nn.Flatten()), {"z": nn.Linear(8, 4)}, **settings)
-    image = Tower(trunk(), {"z": nn.Linear(8, 4), "ssl": nn.Linear(8, 4)})
-    routes = [(0, "image", "z", "z"), (1, "text", "z", "z"), (0, "image", "ssl", "ssl"), (2, "image", "ssl", "ssl")]
-    return Towers({"image": image, "text": text}, routes)
-
-
-def captioned(count=2, **settings):
-    return views(transforms=[Noise(), Captions(len), Noise()][:count], **settings)
-
-
-def two_towers():
-    """Two embeddings of pictures, each with a tower of its own."""
-    routes = [(view, name, "z", name) for name in ("one", "other") for view in (0, 1)]
-    return Towers({"one": tower(), "other": tower()}, routes)
-
-
-HEALTHY |= {
-    "slip with a queue of pictures": lambda: training(
-        Momentum(slip()),
-        {"clip": info_nce(InBatch(False)), "ssl": Term(queue(), InfoNCE(0.1), embedding="ssl")},
-        [EMA, FILL],
-        captioned(3),
-    ),
-    "a queue of texts that a frozen tower makes": lambda: training(
-        Momentum(dual(tower(), tower(frozen=True)), query_views=(0,), key_views=(1,)),
-        info_nce(queue()),
-        [EMA, FILL],
-        captioned(),
-    ),
-    "one way of two towers": lambda: training(pairs(), info_nce(InBatch(False, (0,))), source=captioned()),
-}
-
-REFUSED |= {
     "a tower whose rows are keys alone": (
         lambda: training(Momentum(pairs()), info_nce(InBatch(False, (0,))), [EMA], captioned()),
         r"The tower 'text' is to be trained.*view 1 of 'z'.*InBatch\.queries = None",
@@ -411,17 +284,6 @@ REFUSED |= {
         lambda: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg()), source=views(batch=1)),
         r"Term 'only': .*VICReg",
     ),
-}
-
-
-class Picky(PositivesOnly):
-    """A provider of the user's own, with conditions of its own."""
-
-    def forward(self, embeddings):
-        raise ValueError("three views are the least")
-
-
-REFUSED |= {
     "a provider that refuses the views": (
         lambda: training(siamese(tower()), Term(Picky(), Alignment()), allow_collapse=True),
         r"Term 'only': three views are the least\.",

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_rules import align, info_nce, training, two_heads, two_towers, views
 from tiny import tower
 from torch import nn
+from wirings import align, info_nce, training, two_heads, two_towers, views
 
 from cl import distributed, rules, trial
 from cl.encoders.siamese import siamese
