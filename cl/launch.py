@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
     with joined(config.value("processes", None), config.value("timeout", 600.0)):
-        training = _built(config)
+        training = built(config)
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
         if arguments.resume:  # before anything of the run is rewritten
@@ -130,10 +130,10 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
                 on_first(partial(rollbacks.go_back, folder, collapsed))
                 del training  # its memory is the next one's; engines have cycles
                 gc.collect()
-                training, resume = _built(config), True
+                training, resume = built(config), True
 
 
-def _built(config: wiring.Wiring) -> Training:
+def built(config: wiring.Wiring) -> Training:
     """The training, of components that go together."""
     seed = config.value("seed", 0)
     if not 0 <= seed < 2**63:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cl.components import Capability, OfWidth
 from cl.distributed import largest_over_ranks, rank
+from cl.errors import ConfigError
 from cl.negatives.ring import Remembering, Ring
 from cl.objective import Term
 from cl.processes import of_a_peer
@@ -112,6 +113,11 @@ def _tried(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
     for gradient, (_, numbers) in zip(gradients, leaves, strict=True):
         if gradient is not None:
             views |= {view for view, part in zip(numbers, gradient.chunk(len(numbers)), strict=True) if part.any()}
+    if not views and not any(contrast.positives.any() for contrast in contrasts):
+        raise ConfigError(
+            "no query has a positive, and nothing would be learned. Give the encoder two views of a sample, such as "
+            "Siamese.views = 2, or group samples: @ByLabel()"
+        )
     return frozenset(views) or rows.views
 
 

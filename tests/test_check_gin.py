@@ -10,9 +10,6 @@ from types import ModuleType
 import gin
 import pytest
 
-from cl import rules
-from cl.errors import ConfigError
-
 ROOT = Path(__file__).parents[1]
 KITE = """\
 import gin
@@ -91,28 +88,16 @@ def test_a_mistake_that_a_constructor_finds(run):
     assert "--param 'KiteTail.length = 0'" in err and "length must be positive" in err and "Traceback" not in err
 
 
-def test_rules_are_checked_for_a_training_only(run, check_gin, monkeypatch):
+def test_a_training_is_checked_as_it_is_before_it_runs(run, check_gin, monkeypatch):
     checked = []
-    monkeypatch.setattr(rules, "check", checked.append)
+    monkeypatch.setattr(check_gin, "built", checked.append)
     run(GOOD)
-    assert checked == []
-
-    class Built:
-        def build(self) -> str:
-            return "training"
-
-        def tree(self) -> str:
-            return ""
-
-    monkeypatch.setattr(check_gin.wiring, "read", lambda *arguments: Built())
-    assert check_gin.main(["--gin", "a.gin"]) == 0
-    assert checked == ["training"]
-
-    def refuse(training: str) -> None:
-        raise ConfigError("a queue without keys")
-
-    monkeypatch.setattr(rules, "check", refuse)
-    assert check_gin.main(["--gin", "a.gin"]) == 2
+    assert checked == []  # it is none
+    recipe = ["--gin", str(ROOT / "gin" / "simclr.gin")]
+    assert check_gin.main(recipe) == 0 and len(checked) == 1
+    monkeypatch.undo()
+    assert check_gin.main([*recipe, "--param", "cl.train.seed = -1"]) == 2
+    assert check_gin.main([*recipe, "--param", "Objective.encoder = @Momentum()"]) == 2
 
 
 def test_nothing_to_check(check_gin, capsys):

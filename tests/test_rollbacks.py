@@ -56,14 +56,14 @@ def test_it_goes_on_from_the_newest_healthy_checkpoint_at_a_lower_rate(tmp_path,
 
 
 def test_a_signal_while_it_is_built_anew_stops_it_after_the_next_step(tmp_path, monkeypatch):
-    run, built = tmp_path / "run", launch._built
+    run, built = tmp_path / "run", launch.built
 
     def build(config):
         if (run / "rollbacks.json").exists():
             os.kill(os.getpid(), signal.SIGTERM)
         return built(config)
 
-    monkeypatch.setattr(launch, "_built", build)
+    monkeypatch.setattr(launch, "built", build)
     assert train(run) == 143
     assert (run / "checkpoints" / "last").read_text() == "step-00000005"
     monkeypatch.undo()
@@ -164,13 +164,13 @@ def test_a_signal_in_the_step_that_would_go_back_stops_the_run(tmp_path, capsys)
 def test_the_training_that_collapsed_is_not_kept(tmp_path, monkeypatch):
     made, alive = [], []
 
-    def built(config, build=launch._built):
+    def built(config, build=launch.built):
         alive.append([each() is not None for each in made])
         training = build(config)
         made.append(weakref.ref(training.objective))
         return training
 
-    monkeypatch.setattr(launch, "_built", built)
+    monkeypatch.setattr(launch, "built", built)
     assert train(tmp_path / "run") == 0
     assert alive == [[], [False]]
 

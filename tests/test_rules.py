@@ -12,6 +12,8 @@ from torch import nn
 from wirings import (
     EMA,
     FILL,
+    Cut,
+    Looking,
     Looks,
     NeedsLabels,
     Picky,
@@ -22,6 +24,7 @@ from wirings import (
     free,
     info_nce,
     momentum,
+    momentum_of,
     pairs,
     pieces,
     predict,
@@ -29,9 +32,11 @@ from wirings import (
     rated,
     slip,
     training,
+    two_headed,
     two_heads,
     two_towers,
     views,
+    zero_shot,
 )
 
 from cl.components import Capability
@@ -57,7 +62,7 @@ from cl.negatives.neighbours import Neighbours
 from cl.negatives.positives_only import PositivesOnly
 from cl.objective import Term
 from cl.optim.rules import Rule
-from cl.optim.schedules import Constant
+from cl.optim.schedules import Constant, Cosine
 from cl.rules import check
 from cl.rules.needs import REMEDY
 from cl.views.groups import ByCaption, ByLabel
@@ -76,6 +81,12 @@ HEALTHY = {
         siamese(Tower(trunk(), {"z": nn.Linear(8, 4)}, frozen=True)),
         info_nce(ClassVectors(3, 4)),
         source=views(group=ByLabel()),
+    ),
+    "pictures and texts": lambda: training(
+        pairs(),
+        info_nce(InBatch(False)),
+        source=views(transforms=[Cut(), Cut(1, True)]),
+        evaluations=[Looking(view=0, image_view=0, text_view=1), zero_shot("a {}")],
     ),
     "hooks that fill a queue with a view each": lambda: training(
         momentum(), info_nce(queue()), [EMA, Enqueue(views=(0,)), Enqueue(views=(1,))]
@@ -239,6 +250,65 @@ REFUSED = {
     "a copy that is moved by two kinds": (
         lambda: training(momentum(True), align(), [EMA, Slow(0.9)]),
         r"cl\.train\.hooks has UpdateMomentum twice",
+    ),
+    "a rate below 0": (
+        lambda: rated(Cosine(1.0, -1.0)),
+        r"rate is below 0 at step \d+.*factors of SGD\.lr",
+    ),
+    "a weight below 0": (
+        lambda: training(siamese(tower()), Term(InBatch(True), InfoNCE(0.1), weight=-1.0)),
+        r"No term has a weight above 0.*Bind Term\.weight",
+    ),
+    "a pattern that is none": (
+        lambda: rated(Constant(), Rule("(")),
+        r"Rule\.pattern '\(' is no regular expression",
+    ),
+    "no positives": (
+        lambda: training(siamese(tower(), views=1), info_nce(InBatch(True)), source=views(1)),
+        r"no query has a positive.*Siamese\.views = 2",
+    ),
+    "a head that no route leads to": (
+        lambda: training(siamese(two_headed()), info_nce(InBatch(True))),
+        r"head 'y' of the tower 'image' is to be trained, and no route leads to it",
+    ),
+    "pictures of another size": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(transforms=[Cut(5), Cut(5)])),
+        r"networks fail on two made-up samples.*view 0 is pictures \(3, 5, 5\).*RuntimeError.*transforms",
+    ),
+    "texts for pictures": (
+        lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Cut(1, True), Cut()])),
+        r"networks fail on two made-up samples.*view 0 is tokens \(1,\).*transforms",
+    ),
+    "a std of 0": (
+        lambda: training(
+            siamese(tower(std=(0.0, 0.0, 0.0))), info_nce(InBatch(True)), source=views(transforms=[Cut(), Cut()])
+        ),
+        r"rows that are not finite.*mean and std",
+    ),
+    "a queue of another width than a head that does not say its own": (
+        lambda: training(momentum_of(nn.Identity()), info_nce(queue()), [EMA, FILL], views(transforms=[Cut(), Cut()])),
+        r"Queue\.dim is 4 and the embedding 'z' is 8 wide\. Bind Queue\.dim = 8",
+    ),
+    "an evaluation of a view that is not there": (
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[Looking(view=5)]),
+        r"Looking\.view is 5, and the encoder looks at views 0, 1\. Bind Looking\.view",
+    ),
+    "an evaluation of pictures as texts": (
+        lambda: training(
+            pairs(),
+            info_nce(InBatch(False)),
+            source=views(transforms=[Cut(), Cut(1, True)]),
+            evaluations=[Looking(image_view=0, text_view=1, view=1)],
+        ),
+        r"Looking\.view is 1, a view of texts\. Bind Looking\.view to a view of pictures",
+    ),
+    "prompts that name nothing": (
+        lambda: training(pairs(), info_nce(InBatch(False)), evaluations=[zero_shot("a {}", "a photo")]),
+        r"ZeroShot\.prompts has 'a photo', which names no class\. Write \{\}",
+    ),
+    "prompts that name something else": (
+        lambda: training(pairs(), info_nce(InBatch(False)), evaluations=[zero_shot("a {digit}")]),
+        r"ZeroShot\.prompts has 'a \{digit\}'",
     ),
     "a centre that is never moved": (
         lambda: training(free(), distil(), [EMA]),

@@ -10,6 +10,7 @@ from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
 from cl.encoders.towers import Towers
 from cl.engines.local import LocalEngine
+from cl.evaluation.zero_shot import ZeroShot
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.stateless import Stateless
 from cl.hooks.update_momentum import UpdateMomentum
@@ -53,6 +54,35 @@ class NeedsLabels:
         raise AssertionError("an evaluation ran")
 
 
+class Cut(Noise):
+    """Pictures of its own size, or, with letters, tokens."""
+
+    def __init__(self, side=4, letters=False):
+        super().__init__()
+        self.side, self.letters = side, letters
+
+    def prepare(self, samples):
+        pictures = samples.images[..., : self.side, : self.side]
+        return pictures[:, 0, :, 0].long() % 9 if self.letters else pictures
+
+    def __call__(self, rows, *place):
+        return rows if self.letters else super().__call__(rows, *place)
+
+
+class Looking:
+    """An evaluation of a view."""
+
+    name, needs, data = "looking", frozenset(), {}
+
+    def __init__(self, **which):
+        vars(self).update(which)
+
+    def baseline(self, device):
+        raise AssertionError("an evaluation ran")
+
+    __call__ = baseline
+
+
 def views(count=2, batch=8, group=None, transforms=None, provides=("labels", "captions")):
     transforms = [Noise() for _ in range(count)] if transforms is None else transforms
     return MemoryViews(Unopened(*provides), batch, transforms, BySample() if group is None else group)
@@ -94,8 +124,21 @@ def pairs():
     return dual(tower(), Tower(nn.Sequential(nn.Embedding(9, 8), nn.Flatten()), {"z": nn.Linear(8, 4)}))
 
 
+def two_headed():
+    return Tower(trunk(), {"z": nn.Linear(8, 4), "y": nn.Linear(8, 4)})
+
+
+def momentum_of(head):
+    return Momentum(siamese(Tower(trunk(), {"z": head})))
+
+
+def zero_shot(*prompts):
+    data = Unopened("labels")
+    return ZeroShot(data, data, len, ["one", "two"], prompts)
+
+
 def two_heads():
-    net = Tower(trunk(), {"z": nn.Linear(8, 4), "y": nn.Linear(8, 4)})
+    net = two_headed()
     return Towers({"image": net}, [(view, "image", head, head) for view in (0, 1) for head in ("z", "y")])
 
 

@@ -6,12 +6,13 @@ Exit code 0: the configuration is sound. 2: it is not, and the message says what
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
-from cl import rules, wiring
+from cl import wiring
 from cl.errors import ClError, ConfigError
-from cl.launch import add_configuration
+from cl.launch import add_configuration, built
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,13 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_configuration(parser)
     parser.add_argument("--root", default="cl.train", metavar="NAME", help="the component to build (default: cl.train)")
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if not options.gin:
             raise ConfigError("Nothing to check: give a recipe with --gin, for example --gin gin/simclr.gin.")
         configuration = wiring.read(options.gin, options.param, options.imports, options.root)
-        root = configuration.build()
         if options.root == "cl.train":
-            rules.check(root)
+            built(configuration)
+        else:
+            configuration.build()
     except ClError as error:
         print(f"check_gin: {error}", file=sys.stderr)
         return error.code

@@ -7,7 +7,7 @@ A rule is given the built training and yields what is wrong with it. It reads wh
 import logging
 
 from cl.errors import ConfigError
-from cl.rules import hooks, run, terms, towers
+from cl.rules import hooks, networks, run, terms, towers
 from cl.rules.towers import collapse
 from cl.train import Training
 
@@ -22,12 +22,13 @@ RULES = (
     hooks.hooks,
     hooks.enqueued,
     hooks.repeated,
-    run.evaluations,
+    networks.evaluations,
     run.batch,
     run.whitening,
     run.pieces,
     terms.widths,
     terms.queue,
+    networks.networks,
     terms.contrasts,
     towers.untrained,
     run.optimizer,

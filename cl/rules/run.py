@@ -12,6 +12,9 @@ from cl.optim.rules import set_rates
 from cl.rules.needs import missing
 from cl.train import Training
 
+LOOKS = 100
+"""Steps, spread over the run, at which the rate is not to be below 0."""
+
 
 def processes(training: Training) -> Iterator[str]:
     """Every process has its share of the batch, and engine and optimizer are made for several."""
@@ -50,13 +53,6 @@ def views(training: Training) -> Iterator[str]:
             f"View {min(idle)} is made for every batch and no part of the encoder looks at it. "
             f"Take it out of {type(source).__name__}.transforms, or let the encoder use it."
         )
-
-
-def evaluations(training: Training) -> Iterator[str]:
-    """Held-out data has what is measured on it."""
-    for evaluation in training.evaluations:
-        for role, data in evaluation.data.items():
-            yield from missing(evaluation.needs, data.provides, evaluation, f"its {role} data")
 
 
 def batch(training: Training) -> Iterator[str]:
@@ -106,20 +102,30 @@ def optimizer(training: Training) -> Iterator[str]:
     """Settings and rules make an optimizer of the parameters there are."""
     try:
         training.optimizer.build(training.objective)
-    except (ValueError, re.error) as error:
+    except re.error as error:
+        yield f"Rule.pattern {error.pattern!r} is no regular expression: {error.msg}. Correct it."
+    except ValueError as error:
         yield f"{type(training.optimizer).__name__} cannot be built: {str(error).rstrip('.')}."
 
 
 def rates(training: Training) -> Iterator[str]:
-    """At some step something is trained by a rate above 0."""
+    """At some step something is trained by a rate above 0, and at none by one below."""
     optimizer = training.optimizer
-    groups = optimizer.build(training.objective).param_groups
-    for index in range(training.steps):  # the first, as good as always
+    who, groups = type(optimizer).__name__, optimizer.build(training.objective).param_groups
+
+    def of(index: int) -> list[float]:
         set_rates(groups, optimizer.lr, training.schedule, Step(index, training.steps))
-        if any(group["lr"] > 0 for group in groups):
-            return
-    who = type(optimizer).__name__
-    yield (
-        f"No parameter has a learning rate above 0 at any step, and nothing would be learned. Bind {who}.lr above 0, "
-        f"or look at cl.train.schedule and the Rule.rate of {who}.rules."
-    )
+        return [group["lr"] for group in groups]
+
+    some = range(0, training.steps, max(training.steps // LOOKS, 1))
+    below = next((index for index in (*some, training.steps - 1) if min(of(index)) < 0), None)
+    if below is not None:
+        yield (
+            f"The learning rate is below 0 at step {below + 1}, and would make the loss higher. Look at "
+            f"cl.train.schedule, whose values are factors of {who}.lr."
+        )
+    elif all(max(of(index)) <= 0 for index in range(training.steps)):  # as good as always the first is not
+        yield (
+            f"No parameter has a learning rate above 0 at any step, and nothing would be learned. Bind {who}.lr above "
+            f"0, or look at cl.train.schedule and the Rule.rate of {who}.rules."
+        )

@@ -27,6 +27,8 @@ def terms(training: Training) -> Iterator[str]:
     """What a provider and a loss need, the encoder, the views and the provider have."""
     encoder = training.objective.encoder
     source = type(training.views).__name__
+    if not any(term.weight >= 0 for term in training.objective.terms.values()):
+        yield "No term has a weight above 0, so every loss would be made high. Bind Term.weight above 0 for one."
     for name, term in training.objective.terms.items():
         if not abs(term.weight) > 0:
             yield (

@@ -25,6 +25,12 @@ def untrained(training: Training) -> Iterator[str]:
         for view, maker, head, embedding in towers.routes:
             if maker == name:
                 heads.setdefault(head, set()).add((embedding, view))
+        for head, part in tower.get_submodule("heads").named_children():
+            if head not in heads and any(parameter.requires_grad for parameter in part.parameters()):
+                yield (
+                    f"The head {head!r} of the tower {name!r} is to be trained, and no route leads to it: it would "
+                    "stay as it was drawn. Take it out of Tower.heads, or give it a route."
+                )
         some = any(rows & live for rows in heads.values())
         for head, rows in heads.items():
             part = tower.get_submodule(f"heads.{head}") if some else tower

@@ -6,7 +6,7 @@ from typing import Any
 from gin.config import Configurable
 
 from cl.errors import ConfigError
-from cl.wiring.components import find, parameters
+from cl.wiring.components import find, ours, parameters
 from cl.wiring.fits import fits, remedy, show
 from cl.wiring.nearest import nearest
 from cl.wiring.statements import Binding
@@ -80,8 +80,15 @@ class Settled:
                 raise ConfigError(f"{binding.where}: the macro `{leaf}` is not defined. {defined}")
 
     def _check_type(self, binding: Binding) -> None:
-        hint = parameters(find(binding.selector, binding.where).wrapped)[binding.parameter].hint
+        component = find(binding.selector, binding.where)
+        hint = parameters(component.wrapped)[binding.parameter].hint
         value = self.resolve(binding.value)
+        large = [leaf for leaf in leaves(value) if isinstance(leaf, int | float) and not abs(leaf) < 2**63]
+        if large and ours(component):
+            raise ConfigError(
+                f"{binding.where}: `{binding.name}` has {str(large[0])[:20]}, which is too large, or no number. Bind a "
+                "smaller one."
+            )
         if fits(value, hint):
             return
         literal = not any(isinstance(leaf, Reference) for leaf in leaves(value))

@@ -62,7 +62,7 @@ class Wiring:
         """The root object, built by gin with everything below it, in the calling thread (gin's scopes are local to it).
 
         Raises:
-            ConfigError: a constructor refused its arguments with a ValueError.
+            ConfigError: a constructor refused its arguments with a ValueError, or one of `cl` with whatever else.
             ClError: a constructor raised it.
         """
         if self._fallen:
@@ -77,9 +77,10 @@ class Wiring:
             original = _original(error)
             if isinstance(original, ClError):
                 raise original from None
-            if isinstance(original, ValueError):
-                raise ConfigError(self._blame(original)) from original
-            raise
+            node = self._refusing(original)
+            if isinstance(original, ValueError) or components.ours(node.component):
+                raise ConfigError(self._blame(original, node)) from original
+            raise  # a fault of a user's own component, which its traceback tells more of
 
     def config_str(self) -> str:
         """Every binding that has an effect, as a gin file."""
@@ -105,12 +106,19 @@ class Wiring:
         """What is built, drawn for a person: components, scopes, values, and which of them are defaults."""
         return draw(self._tree)
 
-    def _blame(self, error: ValueError) -> str:
-        """What the constructor said, and the bindings it may be about: those it mentions, or else all it took."""
+    def _refusing(self, error: BaseException) -> Node:
+        """The node whose constructor raised."""
         call = _innermost_call(error)
         same = [node for node in self._tree.nodes() if node.component.selector == call["current_selector"]]
-        node = next((node for node in same if node.scope == call["scope_str"]), same[0])
+        return next((node for node in same if node.scope == call["scope_str"]), same[0])
+
+    def _blame(self, error: BaseException, node: Node) -> str:
+        """What the constructor said, and the bindings it may be about: those it mentions, or else all it took."""
         said = " ".join(str(error).split()).rstrip(".")
+        if not isinstance(error, ValueError):  # nobody foresaw it: where it is says more
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            said = f"{type(error).__name__}: {first} ({at.filename}:{at.lineno})"
         literal = {
             name: binding
             for name, binding in node.bound.items()

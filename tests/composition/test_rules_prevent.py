@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import Noise, Pictures, tower, trunk
 from torch import nn
+from wirings import Cut, two_headed
 
 from cl.components import Step
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
@@ -56,13 +57,23 @@ def built(
     evaluations=(),
     optimizer=None,
     weight=1.0,
+    transform=None,
+    schedule=None,
 ):
     """The training, for real data."""
-    source = MemoryViews(Pictures(16), batch, [Noise()] * count, BySample() if group is None else group)
+    source = MemoryViews(Pictures(16), batch, [transform or Noise()] * count, BySample() if group is None else group)
     objective = Objective(encoder, {"only": Term(provider, loss, weight, embedding)})
     engine, optimizer = LocalEngine(piece=piece), optimizer or SGD(0.1)
     return Training(
-        objective, source, optimizer, Constant(), engine, 9, hooks, evaluations=evaluations, precision="float32"
+        objective,
+        source,
+        optimizer,
+        schedule or Constant(),
+        engine,
+        9,
+        hooks,
+        evaluations=evaluations,
+        precision="float32",
     )
 
 
@@ -119,6 +130,10 @@ CRASHES = {
             [UpdateMomentum(0.9), Enqueue(views=(0,))],
         ),
         "not in tuple",
+    ),
+    "networks": (
+        lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), transform=Cut(3)),
+        "shapes cannot be multiplied",
     ),
     "optimizer": (
         lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=SGD(0.1, rules=[Rule("(")])),
@@ -237,6 +252,44 @@ def test_rates_nothing_would_be_learned(tmp_path):
     training = refuses("rates", built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=SGD(0.0)))
     before = {name: value.clone() for name, value in training.objective.state_dict().items()}
     assert same(trained(training, tmp_path), before) == before.keys()
+
+
+def test_rates_the_loss_would_rise(tmp_path):
+    def make(schedule):
+        return with_seed(lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), schedule=schedule))
+
+    training = make(Constant(1.0))
+    views = next(training.views.iterate(training.place)).made()
+    losses = []
+    for name, schedule in {"down": Constant(1.0), "up": Constant(-1.0)}.items():
+        training = make(schedule)
+        if name == "up":
+            refuses("rates", training)
+        losses.append([training.objective(views).loss.item()])
+        trained(training, tmp_path / name, steps=30)
+        losses[-1].append(training.objective(views).loss.item())
+    (first, low), (again, high) = losses
+    assert first == again and low < first < high
+
+
+def test_contrasts_without_positives_nothing_would_be_learned(tmp_path):
+    training = refuses("contrasts", built(siamese(tower(), views=1), InBatch(True), InfoNCE(0.1), count=1))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    assert same(trained(training, tmp_path), before) == before.keys()
+
+
+def test_untrained_a_head_without_a_route_would_stay_as_it_was_drawn(tmp_path):
+    training = refuses("untrained", built(siamese(two_headed()), InBatch(True), InfoNCE(0.1)))
+    before = {name: value.clone() for name, value in training.objective.state_dict().items()}
+    stood = same(trained(training, tmp_path), before)
+    assert {name for name in stood if ".heads." in name} == {name for name in before if ".heads.y." in name}
+
+
+def test_evaluations_of_a_view_that_is_not_there_would_end_the_run():
+    knn = KNN(bank=Pictures(8), validation=Pictures(8), test=Pictures(8), view=5)
+    training = refuses("evaluations", built(siamese(tower()), InBatch(True), InfoNCE(0.1), evaluations=[knn]))
+    with pytest.raises(ValueError, match="view 5"):
+        training.evaluate("test")
 
 
 def test_batch_a_batch_of_one_would_train_on_nothing(tmp_path):

@@ -156,6 +156,29 @@ def test_a_constructor_behind_a_function(write):
     refused(built_refusal(path), f"{path}:2: front_wheel refuses", "radius must be positive")
 
 
+@pytest.mark.parametrize(
+    ("param", "said"),
+    [
+        ("Objective.terms = {'train': @Term()}", "Objective refuses.*KeyError.*already exists"),
+        (
+            "projector/MLP.widths = (128, -256, 128)",
+            r"projector/MLP refuses.*RuntimeError.*Change .projector/MLP.widths",
+        ),
+        ("projector/MLP.norm = @Identity", "projector/Identity refuses.*TypeError"),
+    ],
+)
+def test_whatever_else_a_component_of_ours_raises_is_refused_too(param, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        wiring.read(["gin/simclr.gin"], [param]).build()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "1" + 400 * "0"])
+def test_numbers_of_ours_are_finite(value):
+    with pytest.raises(ConfigError, match=r"InfoNCE\.temperature` has .*too large, or no number"):
+        wiring.read(["gin/simclr.gin"], [f"InfoNCE.temperature = {value}"])
+
+
 def test_errors_of_a_constructor_pass_through(write):
     path = write(GOOD + "toy.bicycle.bell = @Bell()\nBell.tone = 'broken'\n")
     with pytest.raises(DataError) as caught:
