@@ -209,3 +209,8 @@ class PostStepHook(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def is_ours(part: object) -> bool:
+    """Whether it is of `cl` itself: of a user's own component less is known than its protocol lets on."""
+    return type(part).__module__.partition(".")[0] == "cl"

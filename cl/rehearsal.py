@@ -1,55 +1,75 @@
-"""Two made-up samples through the transforms and the encoder, before any data is opened."""
+"""A few made-up samples through the transforms and the encoder, before any data is opened."""
+
+import copy
+import logging
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cl.components import ViewSource
+from cl.components import ViewSource, is_ours
+from cl.encoders.recomputed import buffers_kept
 from cl.evaluation.features import evaluating
+from cl.precision import autocast_dtype
 from cl.train import Training
 from cl.types import Embeddings, Views
-from cl.views.samples import Sample, Samples
-from cl.views.transforms import SampleTransform
+from cl.views.memory import MemoryViews
+from cl.views.samples import DataSet, Sample, Samples
+from cl.views.stream import StreamViews
+from cl.views.transforms import BatchTransform, SampleTransform
 
-COUNT = 2
-SIDES = (64, 80)
+logger = logging.getLogger(__name__)
+
+FEW, MANY = 2, 64
+"""Samples that are made up, and how many for networks that cannot compute with so few."""
+SIDES = (4, 64)
 """Of made-up pictures: a transform that makes the same of both knows its own size."""
 
 
-def crops(source: ViewSource) -> tuple[Tensor, ...] | None:
-    """What the encoder would be given of made-up samples, a tensor a view.
+def crops(source: ViewSource, count: int = FEW) -> list[Tensor] | None:
+    """What the encoder would be given of made-up samples, a tensor a view; copies of the transforms make it.
 
-    None where that is not to be known: of a source without transforms, of one whose crops are as large as the data's
-    pictures, and of one that takes no made-up samples.
+    None where that is not to be known: of sources and data sets that are not ours, whose pictures may be anything, and
+    of transforms that keep the size of the data's pictures or take no made-up ones.
     """
-    transforms = getattr(source, "transforms", None)
-    if not transforms:
+    if not isinstance(source, MemoryViews | StreamViews) or not _is_rgb(source.data):
         return None
     with torch.random.fork_rng(devices=[]):
         try:
-            small, large = ([_crop(each, view, side) for view, each in enumerate(transforms)] for side in SIDES)
-        except Exception:
+            transforms = copy.deepcopy(source.transforms)
+            small, large = ([_crop(each, view, count, side) for view, each in enumerate(transforms)] for side in SIDES)
+        except Exception as error:
+            logger.info("views and networks were not tried on made-up samples: %s: %s", type(error).__name__, error)
             return None
-    if any(one.shape != other.shape for one, other in zip(small, large, strict=True)):
-        return None
-    return tuple(small)
+    known = all(one.shape == other.shape for one, other in zip(small, large, strict=True))
+    return small if known else None
 
 
-def embedded(training: Training, views: tuple[Tensor, ...]) -> dict[str, Embeddings]:
-    """What the encoder makes of them, as it evaluates. Raises whatever it raises."""
-    ids = torch.arange(COUNT)
-    batch = Views(views, tuple(range(len(views))), ids, ids, tuple(map(str, range(COUNT))))
-    encoder = training.objective.encoder
-    with torch.random.fork_rng(devices=[]), evaluating(encoder):
+def embedded(training: Training, views: Sequence[Tensor]) -> dict[str, Embeddings]:
+    """What the encoder makes of them, as it evaluates; nothing of the run changes. Raises whatever it raises."""
+    encoder, device = training.objective.encoder, torch.device("cpu")
+    if isinstance(encoder, nn.Module):
+        device = next((parameter.device for parameter in encoder.parameters()), device)
+    dtype = autocast_dtype(training.precision, device)
+    ids = torch.arange(len(views[0]), device=device)
+    batch = Views(tuple(view.to(device) for view in views), tuple(range(len(views))), ids, ids, tuple(map(str, ids)))
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with torch.random.fork_rng(devices=[]), buffers_kept(training.objective), evaluating(encoder), autocast:
         return encoder(batch)
 
 
-def _crop(transform: object, view: int, side: int) -> Tensor:
+def _is_rgb(data: DataSet) -> bool:
+    """Whether its pictures are RGB for sure: it is ours, and so is what it wraps."""
+    inner = getattr(data, "data", None)
+    return is_ours(data) and (inner is None or _is_rgb(inner))
+
+
+def _crop(transform: SampleTransform | BatchTransform, view: int, count: int, side: int) -> Tensor:
     generator = torch.Generator().manual_seed(view)
-    images = torch.randint(256, (COUNT, 3, side, side), generator=generator, dtype=torch.uint8)
-    ids, keys, captions = torch.arange(COUNT), tuple(map(str, range(COUNT))), (("a picture",),) * COUNT
+    images = torch.randint(256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    keys, captions = tuple(map(str, range(count))), tuple((f"picture {n}",) for n in range(count))
     if isinstance(transform, SampleTransform):
-        each = [Sample(images[n], n, captions[n], keys[n], n) for n in range(COUNT)]
-        crop = transform.crops(each, 0, 0, view)
-    else:
-        crop = transform(transform.prepare(Samples(images, ids, captions, keys, ids)), ids, 0, 0, view)  # type: ignore[operator]
-    return crop / 255 if crop.dtype == torch.uint8 else crop
+        crop = transform.crops([Sample(images[n], n, captions[n], keys[n], n) for n in range(count)], 0, 0, view)
+        return crop / 255 if crop.dtype == torch.uint8 else crop
+    ids = torch.arange(count)
+    return transform(transform.prepare(Samples(images, ids, captions, keys, ids)), ids, 0, 0, view)

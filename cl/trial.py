@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl.components import Capability, OfWidth
+from cl.components import Capability, OfWidth, is_ours
 from cl.distributed import largest_over_ranks, rank
 from cl.errors import ConfigError
 from cl.negatives.ring import Remembering, Ring
@@ -16,7 +16,7 @@ from cl.objective import Term
 from cl.processes import of_a_peer
 from cl.train import Training
 from cl.types import Embeddings
-from cl.views.groups import stable_hash
+from cl.views.groups import BySample, stable_hash
 
 FEW, MANY = 3, 64
 """Samples that are made up, and how many where a loss cannot compute with so few."""
@@ -36,6 +36,7 @@ class Rows:
         width: d.
         trained_keys: the keys have a gradient.
         grouped: samples share groups.
+        alone: every sample is its own group, for sure.
     """
 
     queries: tuple[int, ...]
@@ -43,6 +44,7 @@ class Rows:
     width: int
     trained_keys: bool
     grouped: bool
+    alone: bool
 
     @property
     def views(self) -> frozenset[int]:
@@ -70,6 +72,7 @@ def reached(training: Training, term: Term) -> frozenset[int] | None:
         width=encoder.width(term.embedding) or next(sizes, 2),
         trained_keys="keys without gradient" not in encoder.provides,
         grouped=bool(training.views.provides & SEVERAL),
+        alone=isinstance(getattr(training.views, "group", None), BySample),
     )
     share = training.views.batch // training.place.world
     failed, found = False, None
@@ -113,7 +116,8 @@ def _tried(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
     for gradient, (_, numbers) in zip(gradients, leaves, strict=True):
         if gradient is not None:
             views |= {view for view, part in zip(numbers, gradient.chunk(len(numbers)), strict=True) if part.any()}
-    if not views and not any(contrast.positives.any() for contrast in contrasts):
+    known = rows.alone and is_ours(term.loss)
+    if not views and known and not any(contrast.positives.any() for contrast in contrasts):
         raise ConfigError(
             "no query has a positive, and nothing would be learned. Give the encoder two views of a sample, such as "
             "Siamese.views = 2, or group samples: @ByLabel()"

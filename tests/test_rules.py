@@ -12,8 +12,8 @@ from torch import nn
 from wirings import (
     EMA,
     FILL,
+    ByWard,
     Cut,
-    Looking,
     Looks,
     NeedsLabels,
     Picky,
@@ -23,6 +23,7 @@ from wirings import (
     distil,
     free,
     info_nce,
+    knn,
     momentum,
     momentum_of,
     pairs,
@@ -30,6 +31,7 @@ from wirings import (
     predict,
     queue,
     rated,
+    sized,
     slip,
     training,
     two_headed,
@@ -82,11 +84,14 @@ HEALTHY = {
         info_nce(ClassVectors(3, 4)),
         source=views(group=ByLabel()),
     ),
+    "groups of one's own over a single view": lambda: training(
+        siamese(tower(), views=1), info_nce(InBatch(True)), source=views(1, group=ByWard())
+    ),
     "pictures and texts": lambda: training(
         pairs(),
         info_nce(InBatch(False)),
-        source=views(transforms=[Cut(), Cut(1, True)]),
-        evaluations=[Looking(view=0, image_view=0, text_view=1), zero_shot("a {}")],
+        source=sized(Cut(), Cut(1, True)),
+        evaluations=[knn(), zero_shot("a {}")],
     ),
     "hooks that fill a queue with a view each": lambda: training(
         momentum(), info_nce(queue()), [EMA, Enqueue(views=(0,)), Enqueue(views=(1,))]
@@ -225,11 +230,11 @@ REFUSED = {
     ),
     "a copy that is moved twice": (
         lambda: training(momentum(True), align(), [EMA, CollapseMonitor(), EMA]),
-        r"cl\.train\.hooks has UpdateMomentum twice.*Take one",
+        r"cl\.train\.hooks has @UpdateMomentum\(\) twice.*Take one",
     ),
     "a queue that is filled twice": (
         lambda: training(momentum(), info_nce(queue()), [EMA, FILL, Enqueue(views=(1,))]),
-        r"cl\.train\.hooks has Enqueue twice",
+        r"cl\.train\.hooks has @Enqueue\(\) twice",
     ),
     "a view that is enqueued twice": (
         lambda: training(momentum(), info_nce(queue()), [EMA, Enqueue(views=(1, 1))]),
@@ -245,11 +250,11 @@ REFUSED = {
     ),
     "two monitors": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), [CollapseMonitor(), CollapseMonitor(every=7)]),
-        r"cl\.train\.hooks has CollapseMonitor twice.*hide",
+        r"cl\.train\.hooks has @CollapseMonitor\(\) twice.*hide",
     ),
     "a copy that is moved by two kinds": (
         lambda: training(momentum(True), align(), [EMA, Slow(0.9)]),
-        r"cl\.train\.hooks has UpdateMomentum twice",
+        r"cl\.train\.hooks has @UpdateMomentum\(\) twice",
     ),
     "a rate below 0": (
         lambda: rated(Cosine(1.0, -1.0)),
@@ -272,35 +277,33 @@ REFUSED = {
         r"head 'y' of the tower 'image' is to be trained, and no route leads to it",
     ),
     "pictures of another size": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(transforms=[Cut(5), Cut(5)])),
-        r"networks fail on two made-up samples.*view 0 is pictures \(3, 5, 5\).*RuntimeError.*transforms",
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=sized(Cut(3), Cut(3))),
+        r"networks fail on made-up samples.*view 0 is pictures \(3, 3, 3\).*RuntimeError.*transforms",
     ),
     "texts for pictures": (
-        lambda: training(pairs(), info_nce(InBatch(False)), source=views(transforms=[Cut(1, True), Cut()])),
-        r"networks fail on two made-up samples.*view 0 is tokens \(1,\).*transforms",
+        lambda: training(pairs(), info_nce(InBatch(False)), source=sized(Cut(1, True), Cut())),
+        r"networks fail on made-up samples.*view 0 is texts \(1,\).*transforms",
     ),
     "a std of 0": (
-        lambda: training(
-            siamese(tower(std=(0.0, 0.0, 0.0))), info_nce(InBatch(True)), source=views(transforms=[Cut(), Cut()])
-        ),
-        r"rows that are not finite.*mean and std",
+        lambda: training(siamese(tower(std=(0.0, 0.0, 0.0))), info_nce(InBatch(True)), source=sized(Cut(), Cut())),
+        r"networks fail.*rows of 'z' are not finite.*mean and std",
     ),
     "a queue of another width than a head that does not say its own": (
-        lambda: training(momentum_of(nn.Identity()), info_nce(queue()), [EMA, FILL], views(transforms=[Cut(), Cut()])),
+        lambda: training(momentum_of(nn.Identity()), info_nce(queue()), [EMA, FILL], sized(Cut(), Cut())),
         r"Queue\.dim is 4 and the embedding 'z' is 8 wide\. Bind Queue\.dim = 8",
     ),
     "an evaluation of a view that is not there": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[Looking(view=5)]),
-        r"Looking\.view is 5, and the encoder looks at views 0, 1\. Bind Looking\.view",
+        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[knn(5)]),
+        r"KNN\.view is 5, and the encoder looks at views 0, 1\. Bind KNN\.view",
     ),
     "an evaluation of pictures as texts": (
         lambda: training(
             pairs(),
             info_nce(InBatch(False)),
-            source=views(transforms=[Cut(), Cut(1, True)]),
-            evaluations=[Looking(image_view=0, text_view=1, view=1)],
+            source=sized(Cut(), Cut(1, True)),
+            evaluations=[knn(1)],
         ),
-        r"Looking\.view is 1, a view of texts\. Bind Looking\.view to a view of pictures",
+        r"KNN\.view is 1, a view of texts\. Bind KNN\.view to a view of pictures",
     ),
     "prompts that name nothing": (
         lambda: training(pairs(), info_nce(InBatch(False)), evaluations=[zero_shot("a {}", "a photo")]),

@@ -10,6 +10,7 @@ from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
 from cl.encoders.towers import Towers
 from cl.engines.local import LocalEngine
+from cl.evaluation.knn import KNN
 from cl.evaluation.zero_shot import ZeroShot
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.stateless import Stateless
@@ -24,6 +25,7 @@ from cl.objective import Objective, Term
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
 from cl.train import Training
+from cl.views.digits import Digits
 from cl.views.groups import BySample
 from cl.views.memory import MemoryViews
 from cl.views.text import Captions
@@ -69,23 +71,27 @@ class Cut(Noise):
         return rows if self.letters else super().__call__(rows, *place)
 
 
-class Looking:
-    """An evaluation of a view."""
+class ByWard:
+    """A grouping of a user's own, which says nothing of itself."""
 
-    name, needs, data = "looking", frozenset(), {}
+    provides = needs = frozenset()
 
-    def __init__(self, **which):
-        vars(self).update(which)
-
-    def baseline(self, device):
-        raise AssertionError("an evaluation ran")
-
-    __call__ = baseline
+    def __call__(self, samples):
+        return samples.sample % 2
 
 
-def views(count=2, batch=8, group=None, transforms=None, provides=("labels", "captions")):
+def sized(first, second, **settings):
+    """Views of data of ours, which is not opened, by transforms that know their size."""
+    return views(transforms=[first, second], data=Digits("train"), **settings)
+
+
+def knn(view=0):
+    return KNN(Unopened("labels"), Unopened("labels"), Unopened("labels"), view=view)
+
+
+def views(count=2, batch=8, group=None, transforms=None, provides=("labels", "captions"), data=None):
     transforms = [Noise() for _ in range(count)] if transforms is None else transforms
-    return MemoryViews(Unopened(*provides), batch, transforms, BySample() if group is None else group)
+    return MemoryViews(data or Unopened(*provides), batch, transforms, BySample() if group is None else group)
 
 
 def training(encoder, terms, hooks=(), source=None, evaluations=(), allow_collapse=False):

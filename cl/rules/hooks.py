@@ -65,4 +65,4 @@ def repeated(training: Training) -> Iterator[str]:
         for one, other in itertools.combinations([hook for hook in training.hooks if isinstance(hook, kind)], 2):
             parts = [set(each.views) for each in (one, other) if isinstance(each, Enqueue) and each.views]
             if not (len(parts) == 2 and parts[0].isdisjoint(parts[1])):
-                yield f"cl.train.hooks has {kind.__name__} twice: {why}. Take one of them out."
+                yield f"cl.train.hooks has @{kind.__name__}() twice: {why}. Take one of them out."

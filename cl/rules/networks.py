@@ -1,85 +1,115 @@
 """Whether views, networks and evaluations fit, as far as made-up samples show."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from cl import rehearsal
 from cl.components import OfWidth
+from cl.distributed import largest_over_ranks
+from cl.errors import ClError
+from cl.evaluation.knn import KNN
+from cl.evaluation.probe import Probe
+from cl.evaluation.retrieval import Retrieval
 from cl.evaluation.zero_shot import ZeroShot
+from cl.processes import of_a_peer
 from cl.rules.needs import missing
 from cl.train import Training
+from cl.types import Embeddings
 
-LOOKED_AT = {"view": True, "image_view": True, "text_view": False}
-"""Parameters of evaluations that name a view, and whether it is one of pictures."""
+logger = logging.getLogger(__name__)
+
+LOOKED_AT = {"view": "pictures", "image_view": "pictures", "text_view": "texts"}
+"""Parameters of our evaluations that name a view, and of what it is one."""
 
 
 def networks(training: Training) -> Iterator[str]:
     """Made-up samples pass the networks, and come out as finite rows of the width that others count on."""
     views = rehearsal.crops(training.views)
+    if largest_over_ranks(int(views is None)):  # of any rank: encoders may exchange rows
+        views = None
+    yield from _looked_at(training, views)
     if views is None:
         return
-    try:
-        found = rehearsal.embedded(training, views)
-    except Exception as error:  # whatever a network raises
-        said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        yield (
-            f"The networks fail on two made-up samples, of which {_told(views)}. {type(error).__name__}: {said}. Look "
+    share, failed = training.views.batch // training.place.world, []
+    for count in (rehearsal.FEW, min(share, rehearsal.MANY)):
+        try:
+            found = _finite(training, rehearsal.embedded(training, rehearsal.crops(training.views, count) or views))
+            break
+        except Exception as error:  # whatever a network raises
+            if isinstance(error, ClError) or of_a_peer(error):
+                raise
+            failed.append(error)
+    else:
+        said = (str(failed[0]).strip().splitlines() or [""])[0].rstrip(".")
+        message = (
+            f"The networks fail on made-up samples, of which {_told(views)}: {type(failed[0]).__name__}: {said}. Look "
             f"at {type(training.views).__name__}.transforms, and at the towers' trunk, heads, mean and std."
         )
+        if training.place.device.type == "cpu":
+            yield message
+        else:  # where they are not yet
+            logger.warning(message)
         return
     for name, term in training.objective.terms.items():
-        rows = found[term.embedding].q
-        if not torch.isfinite(rows).all():
-            yield (
-                f"Term {name!r}: of made-up samples the encoder makes rows that are not finite. Look at the towers' "
-                "mean and std, and at what its networks begin with."
-            )
+        width = found[term.embedding].q.shape[1]
         for part in (term.provider, term.loss):
-            if isinstance(part, OfWidth) and part.dim != rows.shape[1]:
+            if isinstance(part, OfWidth) and part.dim != width:
                 who = type(part).__name__
                 yield (
-                    f"Term {name!r}: {who}.dim is {part.dim} and the embedding {term.embedding!r} is {rows.shape[1]} "
-                    f"wide. Bind {who}.dim = {rows.shape[1]}."
+                    f"Term {name!r}: {who}.dim is {part.dim} and the embedding {term.embedding!r} is {width} wide. "
+                    f"Bind {who}.dim = {width}."
                 )
 
 
 def evaluations(training: Training) -> Iterator[str]:
-    """Held-out data has what is measured on it, and goes in as a view of its kind."""
-    encoder = training.objective.encoder
-    views = rehearsal.crops(training.views)
+    """Held-out data has what is measured on it, and prompts name classes."""
     for evaluation in training.evaluations:
         for role, data in evaluation.data.items():
             yield from missing(evaluation.needs, data.provides, evaluation, f"its {role} data")
-        for parameter, pictures in LOOKED_AT.items():
+        for prompt in evaluation.prompts if isinstance(evaluation, ZeroShot) else ():
+            try:
+                told = prompt.format("one") != prompt.format("other")
+            except (LookupError, ValueError, AttributeError):
+                told = False
+            if not told:
+                yield f"ZeroShot.prompts has {prompt!r}, which names no class. Write {{}} where the name is to go."
+
+
+def _looked_at(training: Training, views: Sequence[Tensor] | None) -> Iterator[str]:
+    """Views that evaluations name are there, and of the kind that goes in as them."""
+    seen = training.objective.encoder.views
+    for evaluation in training.evaluations:
+        if not isinstance(evaluation, KNN | Probe | Retrieval | ZeroShot):
+            continue
+        for parameter, wanted in LOOKED_AT.items():
             number = getattr(evaluation, parameter, None)
             if number is None:
                 continue
             name = f"{type(evaluation).__name__}.{parameter}"
-            if number not in encoder.views:
-                every = ", ".join(map(str, sorted(encoder.views)))
+            kind = None if views is None or number not in seen else _kind(views[number])
+            if number not in seen:
+                every = ", ".join(map(str, sorted(seen)))
                 yield f"{name} is {number}, and the encoder looks at views {every}. Bind {name} to one of them."
-            elif views is not None and views[number].is_floating_point() != pictures:
-                kinds = ("texts", "pictures") if pictures else ("pictures", "texts")
-                yield f"{name} is {number}, a view of {kinds[0]}. Bind {name} to a view of {kinds[1]}."
-        if isinstance(evaluation, ZeroShot):
-            yield from _prompts(evaluation)
+            elif kind not in (None, wanted):
+                yield f"{name} is {number}, a view of {kind}. Bind {name} to a view of {wanted}."
 
 
-def _prompts(evaluation: ZeroShot) -> Iterator[str]:
-    for prompt in evaluation.prompts:
-        try:
-            told = prompt.format("one") != prompt.format("other")
-        except (LookupError, ValueError):
-            told = False
-        if not told:
-            yield f"ZeroShot.prompts has {prompt!r}, which names no class. Write {{}} where the name is to go."
+def _kind(view: Tensor) -> str | None:
+    if view.is_floating_point():
+        return "pictures" if view.ndim == 4 else None
+    return "texts" if view.ndim == 2 else None
 
 
-def _told(views: tuple[Tensor, ...]) -> str:
-    kinds = [
-        f"view {number} is {'pictures' if view.is_floating_point() else 'tokens'} {tuple(view.shape[1:])}"
-        for number, view in enumerate(views)
-    ]
-    return ", ".join(kinds)
+def _finite(training: Training, found: dict[str, Embeddings]) -> dict[str, Embeddings]:
+    for term in training.objective.terms.values():
+        if not torch.isfinite(found[term.embedding].q).all():
+            raise ValueError(f"rows of {term.embedding!r} are not finite")
+    return found
+
+
+def _told(views: Sequence[Tensor]) -> str:
+    each = (f"view {number} is {_kind(view) or 'rows'} {tuple(view.shape[1:])}" for number, view in enumerate(views))
+    return ", ".join(each)

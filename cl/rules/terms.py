@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cl import trial
-from cl.components import OfWidth
+from cl.components import OfWidth, is_ours
 from cl.errors import ConfigError
 from cl.negatives.ring import Remembering
 from cl.objective import Term
@@ -27,7 +27,7 @@ def terms(training: Training) -> Iterator[str]:
     """What a provider and a loss need, the encoder, the views and the provider have."""
     encoder = training.objective.encoder
     source = type(training.views).__name__
-    if not any(term.weight >= 0 for term in training.objective.terms.values()):
+    if all(term.weight < 0 and is_ours(term.loss) for term in training.objective.terms.values()):
         yield "No term has a weight above 0, so every loss would be made high. Bind Term.weight above 0 for one."
     for name, term in training.objective.terms.items():
         if not abs(term.weight) > 0:

@@ -78,9 +78,9 @@ class Wiring:
             if isinstance(original, ClError):
                 raise original from None
             node = self._refusing(original)
-            if isinstance(original, ValueError) or components.ours(node.component):
+            if node and (isinstance(original, ValueError) or self._is_of_arguments(original)):
                 raise ConfigError(self._blame(original, node)) from original
-            raise  # a fault of a user's own component, which its traceback tells more of
+            raise
 
     def config_str(self) -> str:
         """Every binding that has an effect, as a gin file."""
@@ -106,11 +106,19 @@ class Wiring:
         """What is built, drawn for a person: components, scopes, values, and which of them are defaults."""
         return draw(self._tree)
 
-    def _refusing(self, error: BaseException) -> Node:
-        """The node whose constructor raised."""
+    def _refusing(self, error: BaseException) -> Node | None:
+        """The node whose constructor raised; None: something that is not of this configuration."""
         call = _innermost_call(error)
         same = [node for node in self._tree.nodes() if node.component.selector == call["current_selector"]]
-        return next((node for node in same if node.scope == call["scope_str"]), same[0])
+        return next((node for node in same if node.scope == call["scope_str"]), next(iter(same), None))
+
+    def _is_of_arguments(self, error: BaseException) -> bool:
+        """Whether what is no ValueError still is about arguments, and no fault of a user's own code or of a device."""
+        if "CUDA" in str(error):
+            return False
+        own = {name.partition(".")[0] for name in self.modules()} - {"cl"}
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        return not any(frame.f_globals.get("__name__", "").partition(".")[0] in own for frame in frames)
 
     def _blame(self, error: BaseException, node: Node) -> str:
         """What the constructor said, and the bindings it may be about: those it mentions, or else all it took."""

@@ -40,6 +40,7 @@ from cl.optim.sgd import SGD
 from cl.rules import RULES, collapse
 from cl.run_folder import RunFolder
 from cl.train import Training
+from cl.views.digits import Digits
 from cl.views.groups import ByLabel, BySample
 from cl.views.memory import MemoryViews
 
@@ -59,9 +60,12 @@ def built(
     weight=1.0,
     transform=None,
     schedule=None,
+    data=None,
 ):
     """The training, for real data."""
-    source = MemoryViews(Pictures(16), batch, [transform or Noise()] * count, BySample() if group is None else group)
+    source = MemoryViews(
+        data or Pictures(16), batch, [transform or Noise()] * count, BySample() if group is None else group
+    )
     objective = Objective(encoder, {"only": Term(provider, loss, weight, embedding)})
     engine, optimizer = LocalEngine(piece=piece), optimizer or SGD(0.1)
     return Training(
@@ -132,7 +136,7 @@ CRASHES = {
         "not in tuple",
     ),
     "networks": (
-        lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), transform=Cut(3)),
+        lambda: built(siamese(tower()), InBatch(True), InfoNCE(0.1), transform=Cut(3), data=Digits("train")),
         "shapes cannot be multiplied",
     ),
     "optimizer": (
@@ -287,7 +291,7 @@ def test_untrained_a_head_without_a_route_would_stay_as_it_was_drawn(tmp_path):
 
 def test_evaluations_of_a_view_that_is_not_there_would_end_the_run():
     knn = KNN(bank=Pictures(8), validation=Pictures(8), test=Pictures(8), view=5)
-    training = refuses("evaluations", built(siamese(tower()), InBatch(True), InfoNCE(0.1), evaluations=[knn]))
+    training = refuses("networks", built(siamese(tower()), InBatch(True), InfoNCE(0.1), evaluations=[knn]))
     with pytest.raises(ValueError, match="view 5"):
         training.evaluate("test")
 
