@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 FEW, MANY = 2, 64
 """Samples that are made up, and how many for networks that cannot compute with so few."""
-SIDES = (4, 64)
+SIDES = (4, 16)
 """Of made-up pictures: a transform that makes the same of both knows its own size."""
 
 
