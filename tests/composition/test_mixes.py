@@ -54,6 +54,7 @@ def test_some_mixes_train_or_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_every_mix_trains_or_is_refused_and_the_page_is_what_they_came_to():
     torch.set_num_threads(1)
     found = [(mix, outcome(mix)) for mix in mixes()]
