@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         if before.exists() and not final.exists():
-            before.rename(final)
+            with suppress(OSError):  # the disk may refuse this, too
+                before.rename(final)
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."

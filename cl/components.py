@@ -8,7 +8,7 @@ Every component that takes part in a training step says what it `provides` and w
 `Capability`; `cl.rules` compares them before any data is opened.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -211,6 +211,6 @@ class PostStepHook(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def is_ours(part: object) -> bool:
-    """Whether it is of `cl` itself: of a user's own component less is known than its protocol lets on."""
-    return type(part).__module__.partition(".")[0] == "cl"
+def is_ours(kind: Callable[..., Any]) -> bool:
+    """Whether a class or function is of `cl`: of a user's own no more is known than its protocol lets on."""
+    return kind.__module__.partition(".")[0] == "cl"

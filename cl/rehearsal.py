@@ -52,7 +52,7 @@ def embedded(training: Training, views: Sequence[Tensor]) -> dict[str, Embedding
         device = next((parameter.device for parameter in encoder.parameters()), device)
     dtype = autocast_dtype(training.precision, device)
     ids = torch.arange(len(views[0]), device=device)
-    batch = Views(tuple(view.to(device) for view in views), tuple(range(len(views))), ids, ids, tuple(map(str, ids)))
+    batch = Views(tuple(view.to(device) for view in views), tuple(range(len(views))), ids, ids)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
     with torch.random.fork_rng(devices=[]), buffers_kept(training.objective), evaluating(encoder), autocast:
         return encoder(batch)
@@ -61,7 +61,7 @@ def embedded(training: Training, views: Sequence[Tensor]) -> dict[str, Embedding
 def _is_rgb(data: DataSet) -> bool:
     """Whether its pictures are RGB for sure: it is ours, and so is what it wraps."""
     inner = getattr(data, "data", None)
-    return is_ours(data) and (inner is None or _is_rgb(inner))
+    return is_ours(type(data)) and (inner is None or _is_rgb(inner))
 
 
 def _crop(transform: SampleTransform | BatchTransform, view: int, count: int, side: int) -> Tensor:

@@ -116,7 +116,7 @@ def _tried(term: Term, rows: Rows, samples: int) -> frozenset[int] | None:
     for gradient, (_, numbers) in zip(gradients, leaves, strict=True):
         if gradient is not None:
             views |= {view for view, part in zip(numbers, gradient.chunk(len(numbers)), strict=True) if part.any()}
-    known = rows.alone and is_ours(term.loss)
+    known = rows.alone and is_ours(type(term.loss))
     if not views and known and not any(contrast.positives.any() for contrast in contrasts):
         raise ConfigError(
             "no query has a positive, and nothing would be learned. Give the encoder two views of a sample, such as "

@@ -34,9 +34,10 @@ def networks(training: Training) -> Iterator[str]:
     if views is None:
         return
     share, failed = training.views.batch // training.place.world, []
-    for count in (rehearsal.FEW, min(share, rehearsal.MANY)):
+    for more in (False, True):
         try:
-            found = _finite(training, rehearsal.embedded(training, rehearsal.crops(training.views, count) or views))
+            made = rehearsal.crops(training.views, min(share, rehearsal.MANY)) if more else views
+            found = _finite(training, rehearsal.embedded(training, made or views))
             break
         except Exception as error:  # whatever a network raises
             if isinstance(error, ClError) or of_a_peer(error):

@@ -1,4 +1,4 @@
-"""How a run is carried out: its processes, views, batches, evaluations and optimizer."""
+"""How a run is carried out: its processes, views, batches, pieces and optimizer."""
 
 import re
 from collections.abc import Iterator
@@ -124,7 +124,7 @@ def rates(training: Training) -> Iterator[str]:
             f"The learning rate is below 0 at step {below + 1}, and would make the loss higher. Look at "
             f"cl.train.schedule, whose values are factors of {who}.lr."
         )
-    elif all(max(of(index)) <= 0 for index in range(training.steps)):  # as good as always the first is not
+    elif all(max(of(index)) <= 0 for index in range(training.steps)):  # which ends at the first step, nearly always
         yield (
             f"No parameter has a learning rate above 0 at any step, and nothing would be learned. Bind {who}.lr above "
             f"0, or look at cl.train.schedule and the Rule.rate of {who}.rules."

@@ -27,7 +27,7 @@ def terms(training: Training) -> Iterator[str]:
     """What a provider and a loss need, the encoder, the views and the provider have."""
     encoder = training.objective.encoder
     source = type(training.views).__name__
-    if all(term.weight < 0 and is_ours(term.loss) for term in training.objective.terms.values()):
+    if all(term.weight < 0 and is_ours(type(term.loss)) for term in training.objective.terms.values()):
         yield "No term has a weight above 0, so every loss would be made high. Bind Term.weight above 0 for one."
     for name, term in training.objective.terms.items():
         if not abs(term.weight) > 0:

@@ -56,11 +56,6 @@ def load(imports: Sequence[str]) -> None:
             raise ConfigError(f"--import {name}: {at.filename}:{at.lineno}: {type(error).__name__}: {error}") from error
 
 
-def ours(component: Configurable) -> bool:
-    """Whether it is one of `cl`, and not of a user's own."""
-    return component.wrapped.__module__.partition(".")[0] == cl.__name__
-
-
 def names() -> list[str]:
     """What components are called: a name that was chosen for one in full, a class or function by its own."""
     return [

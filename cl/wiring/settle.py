@@ -5,8 +5,9 @@ from typing import Any
 
 from gin.config import Configurable
 
+from cl.components import is_ours
 from cl.errors import ConfigError
-from cl.wiring.components import find, ours, parameters
+from cl.wiring.components import find, parameters
 from cl.wiring.fits import fits, remedy, show
 from cl.wiring.nearest import nearest
 from cl.wiring.statements import Binding
@@ -84,7 +85,7 @@ class Settled:
         hint = parameters(component.wrapped)[binding.parameter].hint
         value = self.resolve(binding.value)
         large = [leaf for leaf in leaves(value) if isinstance(leaf, int | float) and not abs(leaf) < 2**63]
-        if large and ours(component):
+        if large and is_ours(component.wrapped):
             raise ConfigError(
                 f"{binding.where}: `{binding.name}` has {str(large[0])[:20]}, which is too large, or no number. Bind a "
                 "smaller one."

@@ -62,7 +62,7 @@ class Wiring:
         """The root object, built by gin with everything below it, in the calling thread (gin's scopes are local to it).
 
         Raises:
-            ConfigError: a constructor refused its arguments with a ValueError, or one of `cl` with whatever else.
+            ConfigError: a constructor refused its arguments: by a ValueError, or what `_is_of_arguments` says.
             ClError: a constructor raised it.
         """
         if self._fallen:
@@ -113,7 +113,7 @@ class Wiring:
         return next((node for node in same if node.scope == call["scope_str"]), next(iter(same), None))
 
     def _is_of_arguments(self, error: BaseException) -> bool:
-        """Whether what is no ValueError still is about arguments, and no fault of a user's own code or of a device."""
+        """Whether what is no ValueError is about arguments all the same: no fault of a user's code or of a device."""
         if "CUDA" in str(error):
             return False
         own = {name.partition(".")[0] for name in self.modules()} - {"cl"}
