@@ -16,7 +16,8 @@ from cl import launch
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-SMALL = ["FusedAugment.size = 32", "bank/Folder.size = 32", "test/Folder.size = 32", "cl.train.steps = 2"]
+SMALL = ["FusedAugment.size = 32", "cl.train.steps = 2"]
+SMALL += [f"{split}/Folder.size = 32" for split in ("bank", "validation", "test")]
 SMALL += ["StreamViews.batch = 4", "StreamViews.workers = 0", "cl.train.precision = 'float32'"]
 
 
@@ -28,7 +29,7 @@ def block(word):
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    for split in ("train", "test"):
+    for split in ("train", "validation", "test"):
         for number in range(8):
             path = tmp_path / "photos" / split / "ab"[number % 2] / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
