@@ -13,7 +13,6 @@ from wirings import (
     EMA,
     FILL,
     ByWard,
-    Cut,
     Looks,
     NeedsLabels,
     Picky,
@@ -23,22 +22,17 @@ from wirings import (
     distil,
     free,
     info_nce,
-    knn,
     momentum,
-    momentum_of,
     pairs,
     pieces,
     predict,
     queue,
     rated,
-    sized,
     slip,
     training,
     two_headed,
     two_heads,
-    two_towers,
     views,
-    zero_shot,
 )
 
 from cl.components import Capability
@@ -86,12 +80,6 @@ HEALTHY = {
     ),
     "groups of one's own over a single view": lambda: training(
         siamese(tower(), views=1), info_nce(InBatch(True)), source=views(1, group=ByWard())
-    ),
-    "pictures and texts": lambda: training(
-        pairs(),
-        info_nce(InBatch(False)),
-        source=sized(Cut(), Cut(1, True)),
-        evaluations=[knn(), zero_shot("a {}")],
     ),
     "hooks that fill a queue with a view each": lambda: training(
         momentum(), info_nce(queue()), [EMA, Enqueue(views=(0,)), Enqueue(views=(1,))]
@@ -193,10 +181,6 @@ REFUSED = {
         lambda: training(momentum(), info_nce(queue()), [EMA]),
         r"never filled.*@Enqueue\(\) to cl\.train\.hooks",
     ),
-    "an evaluation without its labels": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[NeedsLabels()]),
-        r"NeedsLabels needs 'labels', which its test data does not provide.*use data with labels",
-    ),
     "a batch of one": (
         lambda: training(siamese(tower()), info_nce(InBatch(True)), source=views(batch=1)),
         r"'only'.*a batch of 1 has none.*MemoryViews\.batch",
@@ -276,43 +260,6 @@ REFUSED = {
         lambda: training(siamese(two_headed()), info_nce(InBatch(True))),
         r"head 'y' of the tower 'image' is to be trained, and no route leads to it",
     ),
-    "pictures of another size": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), source=sized(Cut(3), Cut(3))),
-        r"networks fail on made-up samples.*view 0 is pictures \(3, 3, 3\).*RuntimeError.*transforms",
-    ),
-    "texts for pictures": (
-        lambda: training(pairs(), info_nce(InBatch(False)), source=sized(Cut(1, True), Cut())),
-        r"networks fail on made-up samples.*view 0 is texts \(1,\).*transforms",
-    ),
-    "a std of 0": (
-        lambda: training(siamese(tower(std=(0.0, 0.0, 0.0))), info_nce(InBatch(True)), source=sized(Cut(), Cut())),
-        r"networks fail.*rows of 'z' are not finite.*mean and std",
-    ),
-    "a queue of another width than a head that does not say its own": (
-        lambda: training(momentum_of(nn.Identity()), info_nce(queue()), [EMA, FILL], sized(Cut(), Cut())),
-        r"Queue\.dim is 4 and the embedding 'z' is 8 wide\. Bind Queue\.dim = 8",
-    ),
-    "an evaluation of a view that is not there": (
-        lambda: training(siamese(tower()), info_nce(InBatch(True)), evaluations=[knn(5)]),
-        r"KNN\.view is 5, and the encoder looks at views 0, 1\. Bind KNN\.view",
-    ),
-    "an evaluation of pictures as texts": (
-        lambda: training(
-            pairs(),
-            info_nce(InBatch(False)),
-            source=sized(Cut(), Cut(1, True)),
-            evaluations=[knn(1)],
-        ),
-        r"KNN\.view is 1, a view of texts\. Bind KNN\.view to a view of pictures",
-    ),
-    "prompts that name nothing": (
-        lambda: training(pairs(), info_nce(InBatch(False)), evaluations=[zero_shot("a {}", "a photo")]),
-        r"ZeroShot\.prompts has 'a photo', which names no class\. Write \{\}",
-    ),
-    "prompts that name something else": (
-        lambda: training(pairs(), info_nce(InBatch(False)), evaluations=[zero_shot("a {digit}")]),
-        r"ZeroShot\.prompts has 'a \{digit\}'",
-    ),
     "a centre that is never moved": (
         lambda: training(free(), distil(), [EMA]),
         r"centre is never moved.*@UpdateCentre\(\) to cl\.train\.hooks",
@@ -371,40 +318,6 @@ REFUSED = {
     ),
 }
 
-COLLAPSING = {
-    "a tower of its own": (
-        lambda **kw: training(
-            two_towers(),
-            {"a": Term(InBatch(True), InfoNCE(0.1), embedding="one"), "b": align(embedding="other")},
-            **kw,
-        ),
-        r"@Momentum\(\)",
-        2,
-    ),
-    "a predictor of another embedding": (
-        lambda **kw: training(
-            Momentum(two_towers(), {"one": nn.Linear(4, 4)}),
-            {"a": align(embedding="one"), "b": align(embedding="other")},
-            [EMA],
-            **kw,
-        ),
-        r"Momentum\.predictors = {'other'",
-        1,
-    ),
-    "nothing at all": (lambda **kw: training(siamese(tower()), align(), **kw), r"@Momentum\(\)", 2),
-    "no predictor": (lambda **kw: training(momentum(), align(), [EMA], **kw), r"Momentum\.predictors = ", 1),
-    "SimSiam without stop-gradient": (
-        lambda **kw: training(predict(stop_gradient=False), align(), **kw),
-        r"no keys without gradient",
-        1,
-    ),
-    "VICReg without its variance": (
-        lambda **kw: training(siamese(tower(), unit_norm=False), Term(PositivesOnly(), VICReg(variance=0.0)), **kw),
-        r"@Momentum\(\)",
-        2,
-    ),
-}
-
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_wirings_pass(name, caplog):
@@ -419,19 +332,6 @@ def test_what_cannot_work_is_refused_with_its_remedy(name):
     with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)) as error:
         check(build())
     assert error.value.code == 2 and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", COLLAPSING)
-def test_what_would_collapse_is_refused_or_asked_for_by_name(name, caplog):
-    build, message, warnings = COLLAPSING[name]
-    with pytest.raises(
-        ConfigError, match=rf"keeps the embeddings of term '\w+' apart.*{message}.*cl\.train\.allow_collapse = True"
-    ):
-        check(build())
-    with caplog.at_level(logging.WARNING):
-        check(build(allow_collapse=True))
-    assert len(caplog.records) == warnings
-    assert re.search(message, caplog.records[0].message) and "allow_collapse" not in caplog.text
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -46,7 +46,7 @@ def page(tried: Sequence[tuple[Mix, Outcome]]) -> str:
             told = f"{mix.name.replace('|', '/')}: {outcome.message}"
             lines.append(f"| {name or 'constructors'}: {sentence.splitlines()[0]} | {counts[name]:,} | {told} |")
         elif name:
-            lines.append(f"| {name}: {sentence.splitlines()[0]} | - | (not of these parts: see tests/test_rules.py) |")
+            lines.append(f"| {name}: {sentence.splitlines()[0]} | - | (not of these parts: see tests/test_rules.py, test_networks.py) |")
     return "\n".join(lines) + "\n"
 
 

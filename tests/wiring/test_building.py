@@ -15,6 +15,7 @@ from bicycle import (
     refusal,
     refused,
 )
+from torch import nn
 
 from cl import wiring
 from cl.errors import ConfigError, DataError
@@ -171,6 +172,20 @@ def test_whatever_else_a_component_of_ours_raises_is_refused_too(param, said):
     with pytest.raises(ConfigError, match=said) as caught:
         wiring.read(["gin/simclr.gin"], [param]).build()
     assert "\n" not in str(caught.value)
+
+
+@gin.register(module="toy")
+class Rusty(nn.Module):
+    """A trunk of a user's own with a fault, which one of ours comes upon."""
+
+    @property
+    def num_features(self):
+        return {}["rust"]
+
+
+def test_a_fault_of_a_users_own_that_ours_come_upon_passes_through():
+    with pytest.raises(KeyError, match="rust"):
+        wiring.read(["gin/simclr.gin"], ["Tower.trunk = @Rusty()"]).build()
 
 
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "1" + 400 * "0"])
