@@ -14,6 +14,9 @@ in which every weight, momentum copy, queue and centre moves, or a rule refuses 
 `python tools/composition.py`; a test holds it.
 """
 
+ELSEWHERE = "(not of these parts: see tests/test_rules.py, test_networks.py)"
+"""Said of a rule that refuses no mix."""
+
 
 def page(tried: Sequence[tuple[Mix, Outcome]]) -> str:
     """Markdown: counts, a table of what trains, and the rules with how many mixes each refuses."""
@@ -46,7 +49,7 @@ def page(tried: Sequence[tuple[Mix, Outcome]]) -> str:
             told = f"{mix.name.replace('|', '/')}: {outcome.message}"
             lines.append(f"| {name or 'constructors'}: {sentence.splitlines()[0]} | {counts[name]:,} | {told} |")
         elif name:
-            lines.append(f"| {name}: {sentence.splitlines()[0]} | - | (not of these parts: see tests/test_rules.py, test_networks.py) |")
+            lines.append(f"| {name}: {sentence.splitlines()[0]} | - | {ELSEWHERE} |")
     return "\n".join(lines) + "\n"
 
 
