@@ -61,7 +61,9 @@ def finished(launcher, out, arguments):
         process.wait(timeout=200)
     finally:
         kill(process)
-    return codes(out)
+    found = codes(out)
+    assert found, said(out)
+    return found
 
 
 def kill(process):
@@ -277,7 +279,7 @@ def test_all_processes_go_back_from_a_collapse(stage, tmp_path):
 
 @pytest.mark.slow
 def test_shared_out_evaluations_are_those_of_one_process(tmp_path):
-    small = {"cl__train__steps": 1, "cl__train__evaluations": "[@KNN()]", "SGD__lr": 0.0, "SGD__weight_decay": 0.0}
+    small = {"cl__train__steps": 1, "cl__train__evaluations": "[@KNN()]", "SGD__lr": 1e-12, "SGD__weight_decay": 0.0}
     arguments = [*words(3, **small), "--param", "cl.train.optimizer = @SGD()"]  # the weights stay, statistics move
     assert finished("torchrun", tmp_path / "two", arguments) == {0: 0, 1: 0}
     params = [f"{name.replace('__', '.')} = {value}" for name, value in (SMALL | small).items()]
