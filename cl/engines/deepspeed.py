@@ -1,6 +1,5 @@
 """DeepSpeed's ZeRO on any number of processes."""
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -14,7 +13,7 @@ from torch.distributed import HashStore  # type: ignore[reportPrivateImportUsage
 from cl.components import Step
 from cl.distributed import mean_over_ranks, rank
 from cl.encoders.sync_batch_norm import synchronise
-from cl.engines import optimizer_state
+from cl.engines import deepspeed_settings, optimizer_state
 from cl.engines.pieces import Pieces
 from cl.errors import NumericError, Overflow
 from cl.objective import Objective
@@ -24,30 +23,6 @@ from cl.optim.schedules import Schedule
 from cl.types import StepOutput, Views
 
 T = TypeVar("T")
-
-OURS = {
-    "train_batch_size": "the views' batch",
-    "train_micro_batch_size_per_gpu": "the views' batch",
-    "gradient_accumulation_steps": "DeepSpeedEngine.accumulate",
-    "gradient_clipping": "DeepSpeedEngine.clip",
-    "optimizer": "cl.train.optimizer",
-    "scheduler": "cl.train.schedule",
-    "bf16": "cl.train.precision",
-    "fp16": "cl.train.precision",
-    "torch_autocast": "cl.train.precision",
-    "amp": "cl.train.precision",
-    "managed_gradient_accumulation": "this engine",
-    "wall_clock_breakdown": "tools/bench.py",
-}
-"""Settings of DeepSpeed's that are ours to decide."""
-OURS_OF_ZERO = {
-    "stage": "DeepSpeedEngine.stage",
-    "offload_optimizer": "DeepSpeedEngine.offload",
-    "offload_param": "DeepSpeedEngine.offload",
-    "compute_grad_norm": "this engine, which finds gradients that are not finite by it,",
-    "zero_hpz_partition_size": "this engine, whose momentum copies it would not follow,",
-}
-"""Those of its `zero_optimization`."""
 
 
 @gin.register
@@ -88,9 +63,6 @@ class DeepSpeedEngine:
             raise ValueError(f"piece must be at least 1, got {piece}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip is a norm above 0, or None; got {clip}")
-        for given, ours in ((settings or {}, OURS), ((settings or {}).get("zero_optimization", {}), OURS_OF_ZERO)):
-            for name in given.keys() & ours.keys():
-                raise ValueError(f"settings has {name!r}, which {ours[name]} decides")
         if offload and stage == 0:
             raise ValueError("offload needs a stage from 1 on: at stage 0 nothing is sharded")
         self.stage = stage
@@ -102,7 +74,7 @@ class DeepSpeedEngine:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.sync_batch_norm = sync_batch_norm
         self.offload = offload
-        self.settings = settings or {}
+        self.config = deepspeed_settings.merged(self._config(), settings or {})
         self.outputs: list[StepOutput] = []
 
     def start(
@@ -114,12 +86,9 @@ class DeepSpeedEngine:
         precision: torch.dtype,
     ) -> None:
         """Gives the objective to DeepSpeed; rank 0's parameters are everybody's."""
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # instead of a warning that none was found
-        import deepspeed  # seconds to import
+        deepspeed = deepspeed_settings.deepspeed()
         from deepspeed.utils import groups
 
-        deepspeed.utils.logger.setLevel(logging.ERROR)
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
@@ -136,7 +105,7 @@ class DeepSpeedEngine:
         self.lr, self.schedule = optimizer.lr, schedule
         self.precision = precision
         self.engine: Any = deepspeed.initialize(
-            model=_Around(objective), optimizer=built, config=self._config(), dist_init_required=False
+            model=_Around(objective), optimizer=built, config=self.config, dist_init_required=False
         )[0]
         self.optimizer = self.engine.optimizer
 
@@ -145,7 +114,8 @@ class DeepSpeedEngine:
         zero: dict[str, Any] = {"stage": self.stage}
         if self.offload:
             zero |= {"offload_optimizer": host} | ({"offload_param": host} if self.stage == 3 else {})
-        ours = {
+        return {
+            "zero_optimization": zero,
             "train_micro_batch_size_per_gpu": 1,  # only ever printed
             "gradient_accumulation_steps": self.accumulate,
             "gradient_clipping": self.clip or 0.0,  # 1.0 if it were left out
@@ -153,7 +123,6 @@ class DeepSpeedEngine:
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31,
         }
-        return ours | self.settings | {"zero_optimization": zero | self.settings.get("zero_optimization", {})}
 
     def __call__(self, views: Views) -> StepOutput:
         """The objective under autocast (none at float32)."""
@@ -242,8 +211,7 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """The objective's state, whole tensors; empty on all ranks but 0. One at a time is gathered."""
-        import deepspeed
-
+        deepspeed = deepspeed_settings.deepspeed()
         state = {}
         for name, value in self.objective.state_dict(keep_vars=True).items():
             with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):

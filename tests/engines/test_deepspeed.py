@@ -357,20 +357,6 @@ def worst(found, wanted, what, variant="plain"):
     return max(errors(found[what], compared), key=lambda error: error[1])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"bf16": {"enabled": True}},
-        {"zero_optimization": {"stage": 3}},
-        {"zero_optimization": {"compute_grad_norm": False}},
-        {"gradient_clipping": 1.0},
-    ],
-)
-def test_settings_that_are_bindings_are_refused(settings):
-    with pytest.raises(ValueError, match=r"settings has .* decides"):
-        DeepSpeedEngine(settings=settings)
-
-
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_a_norm_that_is_none_is_refused(clip):
     with pytest.raises(ValueError, match="clip is a norm above 0"):

@@ -1,0 +1,114 @@
+"""What may stand in `DeepSpeedEngine.settings`: what DeepSpeed reads, and no binding decides."""
+
+import logging
+import os
+from collections.abc import KeysView
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+OURS = {
+    "train_batch_size": "the views' batch",
+    "train_micro_batch_size_per_gpu": "the views' batch",
+    "gradient_accumulation_steps": "DeepSpeedEngine.accumulate",
+    "gradient_clipping": "DeepSpeedEngine.clip",
+    "optimizer": "cl.train.optimizer",
+    "scheduler": "cl.train.schedule",
+    "bf16": "cl.train.precision",
+    "bfloat16": "cl.train.precision",
+    "fp16": "cl.train.precision",
+    "torch_autocast": "cl.train.precision",
+    "amp": "cl.train.precision",
+    "activation_checkpointing": "Tower.recompute",
+    "gradient_allreduce_op": "this engine, whose gradient is the mean over ranks,",
+    "managed_gradient_accumulation": "this engine",
+    "wall_clock_breakdown": "tools/bench.py",
+}
+"""Settings of DeepSpeed's that are ours to decide."""
+OURS_OF_ZERO = {
+    "stage": "DeepSpeedEngine.stage",
+    "offload_optimizer": "DeepSpeedEngine.offload",
+    "offload_param": "DeepSpeedEngine.offload",
+    "cpu_offload": "DeepSpeedEngine.offload",
+    "cpu_offload_param": "DeepSpeedEngine.offload",
+    "cpu_offload_use_pin_memory": "DeepSpeedEngine.offload",
+    "compute_grad_norm": "this engine, which finds gradients that are not finite by it,",
+    "zero_hpz_partition_size": "this engine, whose momentum copies it would not follow,",
+}
+"""Those of its `zero_optimization`."""
+
+
+def deepspeed() -> ModuleType:
+    """The library, which takes seconds to import, silent but for errors."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # instead of a warning that none was found
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def merged(made: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What DeepSpeed is given: `settings` over what this engine has `made`.
+
+    Raises:
+        ValueError: one is a binding's to decide, has a value that DeepSpeed refuses, or is read by nothing.
+    """
+    of_zero = settings.get("zero_optimization", {})
+    if not isinstance(of_zero, dict):
+        raise ValueError(f"settings['zero_optimization'] must be a dict, got {of_zero!r}")
+    for given, ours in ((settings, OURS), (of_zero, OURS_OF_ZERO)):
+        for name in given.keys() & ours.keys():
+            raise ValueError(f"settings has {name!r}, which {ours[name]} decides")
+    config = made | settings | {"zero_optimization": made["zero_optimization"] | of_zero}
+    if settings:
+        _read(config, settings)
+    return config
+
+
+def _read(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    deepspeed()
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    read = _Read(config)
+    try:
+        DeepSpeedConfig(read)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(f"settings are refused by DeepSpeed's {error.title}: {wrong}") from error
+    except Exception as error:  # asserts, and what a value of another type brings about
+        raise ValueError(f"settings are refused by DeepSpeed: {type(error).__name__}: {error}") from error
+    for name in settings.keys() - read.names:
+        near = get_close_matches(name, read.names, n=1)
+        raise ValueError(
+            f"settings has {name!r}, which DeepSpeed does not read." + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+
+
+class _Read(dict[str, Any]):
+    """A dict that notes which names it was asked for."""
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(values)
+        self.names: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        return KeysView(self)  # which asks this dict
+
+    def __copy__(self) -> "_Read":
+        return self

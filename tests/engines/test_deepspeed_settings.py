@@ -1,0 +1,52 @@
+"""What of DeepSpeed's own settings is taken, and what is refused, by name and before anything starts."""
+
+import pytest
+
+from cl.engines.deepspeed import DeepSpeedEngine
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": {"enabled": True}},
+        {"bfloat16": {"enabled": True}},
+        {"gradient_clipping": 1.0},
+        {"gradient_allreduce_op": "sum"},
+        {"activation_checkpointing": {"cpu_checkpointing": True}},
+        {"zero_optimization": {"stage": 3}},
+        {"zero_optimization": {"compute_grad_norm": False}},
+        {"zero_optimization": {"cpu_offload": True}},
+    ],
+)
+def test_settings_that_are_bindings_are_refused(settings):
+    with pytest.raises(ValueError, match=r"settings has .* decides"):
+        DeepSpeedEngine(settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"zero_optimisation": {}},
+            "'zero_optimisation', which DeepSpeed does not read. Did you mean 'zero_optimization'",
+        ),
+        ({"zero_optimization": 3}, "must be a dict, got 3"),
+        ({"zero_optimization": {"reduce_bucket_sizes": 5}}, "reduce_bucket_sizes: Extra inputs"),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size: Input should be a valid integer"),
+        ({"communication_data_type": "fp99"}, "refused by DeepSpeed: ValueError: Invalid communication_data_type"),
+        ({"aio": 3}, "refused by DeepSpeed: "),
+    ],
+)
+def test_settings_that_deepspeed_does_not_take_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DeepSpeedEngine(settings=settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"communication_data_type": "fp32"}, {"flops_profiler": {"enabled": False}}, {"aio": {"block_size": 1 << 20}}],
+)
+def test_others_are_merged_over_those_that_are_made(settings):
+    plain = DeepSpeedEngine(stage=2, clip=1.0)
+    engine = DeepSpeedEngine(stage=2, clip=1.0, settings=settings | {"zero_optimization": {"reduce_bucket_size": 1000}})
+    assert engine.config == plain.config | settings | {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}
