@@ -45,8 +45,8 @@ def crops(source: ViewSource, count: int = FEW) -> list[Tensor] | None:
     return small if known else None
 
 
-def embedded(training: Training, views: Sequence[Tensor]) -> dict[str, Embeddings]:
-    """What the encoder makes of them, as it evaluates; nothing of the run changes. Raises whatever it raises."""
+def embedded(training: Training, views: Sequence[Tensor], trains: bool = False) -> dict[str, Embeddings]:
+    """What the encoder makes of them as it evaluates, or trains; nothing of the run changes. Raises what it raises."""
     encoder, device = training.objective.encoder, torch.device("cpu")
     if isinstance(encoder, nn.Module):
         device = next((parameter.device for parameter in encoder.parameters()), device)
@@ -54,7 +54,8 @@ def embedded(training: Training, views: Sequence[Tensor]) -> dict[str, Embedding
     ids = torch.arange(len(views[0]), device=device)
     batch = Views(tuple(view.to(device) for view in views), tuple(range(len(views))), ids, ids)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with torch.random.fork_rng(devices=[]), buffers_kept(training.objective), evaluating(encoder), autocast:
+    mode = torch.no_grad() if trains else evaluating(encoder)  # networks are built in train mode
+    with torch.random.fork_rng(devices=[]), buffers_kept(training.objective), mode, autocast:
         return encoder(batch)
 
 

@@ -24,11 +24,15 @@ from wirings import (
 )
 
 from cl import rehearsal
+from cl.encoders.norms import BatchNorm, SplitBatchNorm
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
+from cl.engines.local import LocalEngine
+from cl.engines.pieces import smallest_piece
 from cl.errors import ConfigError
 from cl.negatives.in_batch import InBatch
 from cl.rules import check
+from cl.types import Views
 
 REFUSED = {
     "pictures of another size": (
@@ -122,6 +126,29 @@ def test_networks_that_look_across_the_batch_get_as_many_rows_as_it_has():
         check(of(Neighbourly(9)))
 
 
+@pytest.mark.parametrize(
+    ("norm", "batch", "piece", "message"),
+    [
+        (BatchNorm(8), 8, 1, r"1 samples pass the networks at a time, and those fail: Expected more than 1 value"),
+        (SplitBatchNorm(8, splits=8), 15, None, r"batch of 15 in 8 parts.*Lower SplitBatchNorm\.splits"),
+        (SplitBatchNorm(8, splits=4), 16, 7, r"batch of 5 in 4 parts.*Lower SplitBatchNorm\.splits"),
+        (BatchNorm(8), 8, 2, None),
+        (SplitBatchNorm(8, splits=8), 16, None, None),
+        (nn.LayerNorm(8), 8, 1, None),
+    ],
+)
+def test_statistics_are_taken_of_as_few_rows_as_pass_at_a_time(norm, batch, piece, message):
+    built = of(nn.Sequential(norm, nn.Linear(8, 4)), batch)
+    built.engine = LocalEngine(piece=piece)
+    if message is None:
+        return check(built)
+    with pytest.raises(ConfigError, match=message):
+        check(built)
+    crops = rehearsal.crops(built.views, smallest_piece(batch, piece))
+    with pytest.raises((ConfigError, ValueError)):  # as the first step would
+        built.objective.encoder(Views(tuple(crops), (0, 1), *[torch.arange(len(crops[0]))] * 2))
+
+
 class Leaky(nn.Module):
     """Counts its calls in a buffer, and draws numbers."""
 
@@ -135,7 +162,7 @@ class Leaky(nn.Module):
 
 
 def test_nothing_of_the_run_changes():
-    built = of(nn.Sequential(Leaky(), nn.Linear(8, 4)))
+    built = of(nn.Sequential(Leaky(), BatchNorm(8), nn.Linear(8, 4)))
     transforms = copy.deepcopy([vars(each) for each in built.views.transforms])
     before = {name: value.clone() for name, value in built.objective.state_dict().items()}
     modes = [module.training for module in built.objective.modules()]

@@ -4,11 +4,13 @@ import logging
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl import rehearsal
 from cl.components import OfWidth
 from cl.distributed import largest_over_ranks
+from cl.engines.pieces import smallest_piece
 from cl.errors import ClError
 from cl.evaluation.knn import KNN
 from cl.evaluation.probe import Probe
@@ -63,6 +65,7 @@ def networks(training: Training) -> Iterator[str]:
                     f"Term {name!r}: {who}.dim is {part.dim} and the embedding {term.embedding!r} is {width} wide. "
                     f"Bind {who}.dim = {width}."
                 )
+    yield from _in_training(training)
 
 
 def evaluations(training: Training) -> Iterator[str]:
@@ -77,6 +80,24 @@ def evaluations(training: Training) -> Iterator[str]:
                 told = False
             if not told:
                 yield f"ZeroShot.prompts has {prompt!r}, which names no class. Write {{}} where the name is to go."
+
+
+def _in_training(training: Training) -> Iterator[str]:
+    """Batch normalisation has rows enough for its statistics, as few as pass at a time."""
+    encoder, engine, world = training.objective.encoder, training.engine, training.place.world
+    modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    count = smallest_piece(training.views.batch // world, engine.piece)
+    alone = count == 1 and world > 1  # a row of each rank may be enough for statistics over all
+    if count > rehearsal.MANY or alone or not any(isinstance(module, _BatchNorm) for module in modules):
+        return
+    made = rehearsal.crops(training.views, count)
+    try:
+        rehearsal.embedded(training, made or (), trains=True)
+    except ValueError as error:
+        yield (
+            f"In training {count} samples pass the networks at a time, and those fail: {str(error).rstrip('.')}. Bind "
+            f"{type(training.views).__name__}.batch higher (or {type(engine).__name__}.piece), or another norm."
+        )
 
 
 def _looked_at(training: Training, views: Sequence[Tensor] | None) -> Iterator[str]:
