@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON only, written aside, synced, renamed; nothing in them is ever unpickled.
 
 checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, ranks.safetensors (what is each process's own),
-                             state.json (positions, hooks, checksums)
+                             config.gin (the run's), state.json (positions, hooks, checksums)
 checkpoints/last             the name of the newest whole one
 """
 
@@ -25,6 +25,9 @@ from cl.distributed import gather_objects, on_first, rank
 from cl.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+CONFIG = "config.gin"
+"""Of a run beside its checkpoints, and of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
                 }
             ),
         }
+        config = folder.parent / CONFIG
+        if config.is_file():
+            files[CONFIG] = config.read_bytes()
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         ranks = [each.state for each in checkpoint.ranks]
         state = {"step": checkpoint.step, "notes": checkpoint.notes, "ranks": ranks, "sha256": checksums}
@@ -97,9 +103,11 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
             aside.mkdir()
             for name, content in files.items():
                 write_synced(aside / name, content)
+            _sync_names(aside)
             if final.exists():
                 final.rename(before)
             aside.rename(final)
+            _sync_names(folder)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -144,6 +152,11 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
     if all(gather_objects(rank() == 0 or _sees(path, about))):
         return _mapped(path, about), damaged, lines
     return on_first(lambda: _mapped(path, about)), damaged, lines
+
+
+def config_of(folder: Path) -> Path | None:
+    """The configuration of the checkpoint that a run goes on from, or of an older one; None where none has any."""
+    return next((path / CONFIG for path in _candidates(folder) if (path / CONFIG).is_file()), None)
 
 
 def set_aside(damaged: Sequence[Path]) -> None:
@@ -338,6 +351,7 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         write_synced(aside, content)
         aside.replace(path)
+        _sync_names(path.parent)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
@@ -349,6 +363,15 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync_names(folder: Path) -> None:
+    """Waits until the disk has what a folder's files are called."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> bytes:

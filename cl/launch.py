@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 
-from cl import rollbacks, rules, wiring
+from cl import checkpoint, rollbacks, rules, wiring
 from cl.distributed import on_first, rank
 from cl.errors import CheckpointError, ClError, ConfigError, RollBack
 from cl.processes import interrupts, joined, leave, told_to_end
 from cl.run_folder import RunFolder
 from cl.train import Training
+from cl.wiring.variant import difference
+
+logger = logging.getLogger(__name__)
 
 FIRST = 5.0
 """Seconds that rank 0 has to say what ended a run before the others do, which may have started earlier."""
@@ -112,6 +115,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
     with joined(config.value("processes", None), config.value("timeout", 600.0)):
+        if arguments.resume:
+            on_first(partial(_same_variant, arguments.out, config))
         training = built(config)
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
@@ -131,6 +136,23 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
                 del training  # its memory is the next one's; engines have cycles
                 gc.collect()
                 training, resume = built(config), True
+
+
+def _same_variant(out: Path, config: wiring.Wiring) -> None:
+    """CheckpointError where the checkpoint to go on from is another variant's: its weights may well fit."""
+    path = checkpoint.config_of(out / "checkpoints")
+    if path is None:
+        return
+    try:
+        was = wiring.read([path])
+    except ConfigError as error:  # components that are no longer there, say
+        logger.warning("Whether %s is of this variant is not known: %s", path, error)
+        return
+    if what := difference(was.root, config.root):
+        raise CheckpointError(
+            f"{path.parent} is a checkpoint of another variant than this configuration: {what}. Go on with the one in "
+            f"{path}, or start anew with another --out."
+        )
 
 
 def built(config: wiring.Wiring) -> Training:

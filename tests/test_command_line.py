@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +102,26 @@ def test_a_refused_resume_leaves_nothing_but_its_exit_code(tmp_path):
         (run / "exit.0.json").write_text('{"code": 143}')  # an earlier start's
         assert launch.main([*arguments("simclr", run, *TINY, other), "--resume"]) == code
         assert json.loads((run / "exit.0.json").read_text()) == {"code": code} and files() == before, other
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ("dcl", r"objective\.terms\['info_nce'\]\.loss was @InfoNCE and is @DecoupledInfoNCE"),
+        ("supcon", r"views\.group was @BySample and is @ByLabel"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_variant_whose_weights_would_fit(other, what, tmp_path, capsys):
+    run, copied = tmp_path / "run", tmp_path / "copied"
+    assert launch.main(arguments("simclr", run, *TINY)) == 0
+    assert launch.main([*arguments(other, run, *TINY), "--resume"]) == 5
+    assert re.search(what, capsys.readouterr().err)
+
+    assert launch.main(arguments(other, copied, *TINY)) == 0
+    shutil.rmtree(copied / "checkpoints")
+    shutil.copytree(run / "checkpoints", copied / "checkpoints")
+    assert launch.main(["--out", str(copied), "--resume"]) == 5
+    assert re.search(what, capsys.readouterr().err)
 
 
 def test_what_is_no_run_gets_no_exit_code(tmp_path):
