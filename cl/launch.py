@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from cl import checkpoint, rollbacks, rules, wiring
-from cl.distributed import on_first, rank
-from cl.errors import CheckpointError, ClError, ConfigError, RollBack
+from cl.distributed import largest_over_ranks, on_first, rank
+from cl.errors import CheckpointError, ClError, ConfigError, Preempted, RollBack
 from cl.processes import interrupts, joined, leave, told_to_end
 from cl.run_folder import RunFolder
 from cl.train import Training
@@ -114,10 +114,13 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
     if not arguments.gin:
         raise ConfigError("Nothing to train: give a recipe with --gin, for example --gin gin/simclr.gin.")
     config = wiring.read(arguments.gin, arguments.param, arguments.imports)
-    with joined(config.value("processes", None), config.value("timeout", 600.0)):
+    # Signals are collected once the processes met: whoever waits for the others is ended by one at once.
+    with joined(config.value("processes", None), config.value("timeout", 600.0)), interrupts() as caught:
         if arguments.resume:
             on_first(partial(_same_variant, arguments.out, config))
         training = built(config)
+        if largest_over_ranks(len(caught)):
+            raise Preempted("Stopped by a signal before the first step. Start the run again.")
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
         if arguments.resume:  # before anything of the run is rewritten
@@ -125,17 +128,16 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
         if rank() == 0:
             print(f"writing to {folder.path}", flush=True)
         resume, collapsed = arguments.resume, None
-        with interrupts():  # of every run, and of the time between two
-            while True:
-                try:
-                    training.run(folder, resume)
-                    return
-                except RollBack as error:
-                    collapsed = error.with_traceback(None)  # which holds the training
-                on_first(partial(rollbacks.go_back, folder, collapsed))
-                del training  # its memory is the next one's; engines have cycles
-                gc.collect()
-                training, resume = built(config), True
+        while True:
+            try:
+                training.run(folder, resume)
+                return
+            except RollBack as error:
+                collapsed = error.with_traceback(None)  # which holds the training
+            on_first(partial(rollbacks.go_back, folder, collapsed))
+            del training  # its memory is the next one's; engines have cycles
+            gc.collect()
+            training, resume = built(config), True
 
 
 def _same_variant(out: Path, config: wiring.Wiring) -> None:

@@ -439,7 +439,7 @@ def test_files_and_their_names_are_on_the_disk_before_anything_points_at_them(fo
     synced, fsync = [], os.fsync
 
     def noting(descriptor):
-        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noting)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cl import launch
+from cl import launch, rules
 
 pytestmark = pytest.mark.usefixtures("digits_loaded_once")
 ROOT = Path(__file__).parent.parent
@@ -171,6 +171,13 @@ def test_the_script_trains_resumes_evaluates_and_embeds(tmp_path):
     python(ROOT / "tools" / "make_shards.py", "digits", tmp_path / "shards")
     said = python(ROOT / "tools" / "embed.py", run, tmp_path / "shards" / "test", "--out", tmp_path / "features.npz")
     assert "2400 pictures, 8 wide" in said
+
+
+def test_a_signal_before_the_first_step_ends_the_run_before_it_has_a_folder(tmp_path, monkeypatch, capsys):
+    check = rules.check
+    monkeypatch.setattr(rules, "check", lambda training: [os.kill(os.getpid(), signal.SIGTERM), check(training)])
+    assert launch.main(arguments("simclr", tmp_path / "run", *TINY)) == 143
+    assert "before the first step" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.fixture
