@@ -9,103 +9,38 @@ alike but for a digit leave batch normalisation little, while a forgotten factor
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 import extras
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import save_file
-from torch import nn
+from ranks import met, processes
+from recipes import BATCH, ROOT, sharded, smooth, wired
 
-from cl import rules, wiring
 from cl.checkpoint import read
 from cl.components import Step
 from cl.distributed import on_first, rank
-from cl.encoders.small_resnet import small_resnet
 from cl.engines.deepspeed import DeepSpeedEngine
 from cl.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for all pairs, a quarter of an hour here
 
-ROOT = Path(__file__).parents[2]
 RECIPES = [
     path.stem for path in sorted((ROOT / "gin").glob("*.gin")) if "\n#   python tools/train.py" in path.read_text()
 ]
 RUNNABLE = [recipe for recipe in RECIPES if not recipe.startswith("openmoji") or extras.draws_openmoji()]
 STAGES = (0, 1, 2, 3)
-STEPS, BATCH, WORLD = 3, 16, 2
+STEPS, WORLD = 3, 2
 AT_ONCE = 8
 """Recipes of one pair of processes: an engine that was used leaves some 10 MB behind."""
-COMMON = {
-    "MemoryViews.batch": BATCH,
-    "cl.train.precision": "'float32'",
-    "cl.train.evaluations": "[]",
-    "cl.train.steps": 4,
-    "cl.train.log_every": 1,
-    "cl.train.checkpoint_every": 2,
-    "cl.train.keep": 9,
-    "DecorrelatedBatchNorm.group": 4,
-    "cl.train.seed": 5,
-}
 SMALL_STEPS = {
     "cl.train.optimizer": "@SGD()",
     "SGD.lr": 0.005,
     "SGD.weight_decay": 1e-4,
 }
-
-
-def params(values):
-    return [f"{name} = {value}" for name, value in values.items()]
-
-
-OWN = {
-    "vicreg": {"SGD.lr": 5e-5},
-    "barlow_twins": {"SGD.lr": 5e-5},
-}
-"""What recipes have in place of the common values: their gradients are large."""
-
-
-def wired(recipe, values):
-    path = ROOT / "gin" / f"{recipe}.gin"
-    own = OWN.get(recipe, {})
-    values = COMMON | {name: value for name, value in own.items() if name in COMMON} | values
-    values |= {name: value for name, value in own.items() if name in values and name not in COMMON}
-    with tempfile.TemporaryDirectory() as folder:
-        needed = {}
-        if recipe == "lit":
-            torch.manual_seed(1)
-            save_file(small_resnet((32, 64, 128, 128), stride=2).state_dict(), Path(folder) / "trunk")
-            needed["TRUNK"] = f"'{folder}/trunk'"
-        whitened = "DecorrelatedBatchNorm" in wiring.read([path], params(needed)).tree()
-        values = {name: value for name, value in values.items() if whitened or not name.startswith("Decorrelated")}
-        torch.manual_seed(0)
-        training = wiring.read([path], params(needed | values)).build()
-    rules.check(training)
-    training.views.data = Loaded(training.views.data)
-    return training
-
-
-class Loaded:
-    """Training data, decoded once for all runs of a process."""
-
-    samples: ClassVar[dict] = {}
-
-    def __init__(self, data):
-        self.data = data
-
-    def load(self):
-        kind = type(self.data)
-        if kind not in self.samples:
-            self.samples[kind] = self.data.load()
-        return self.samples[kind]
 
 
 def train(training, gradient_of):
@@ -201,28 +136,11 @@ def runs(recipe, stage):
     return [each for each in RUNS.get(recipe, ["plain"]) if stage or not each.startswith("offloaded")]
 
 
-def smooth(training):
-    """The same with GELU in place of every ReLU."""
-    replaced = 0
-    for module in training.objective.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(module, name, nn.GELU())
-                replaced += 1
-    assert replaced
-    return training
-
-
 def alone(recipe, variant, reordered=False):
     training = smooth(wired(recipe, SMALL_STEPS | VARIANTS[variant][0] | {"LocalEngine.channels_last": False}))
     if reordered:
         training.views = Reordered(training.views, training.engine.piece)
     return train(training, lambda p: p.grad)
-
-
-def sharded(recipe, stage, values):
-    engine = {"cl.train.engine": "@DeepSpeedEngine()", "DeepSpeedEngine.stage": stage}
-    return wired(recipe, values | engine | {"DeepSpeedEngine.channels_last": False})
 
 
 def on_ranks(recipe, variant, stage):
@@ -249,19 +167,12 @@ def shared_out(training, start):
 
 
 def child(number, world, folder, recipes):
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(world))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
-    meeting = f"file://{folder}/rendezvous-{'-'.join([str(world), *recipes])}"
-    dist.init_process_group("gloo", init_method=meeting, rank=number, world_size=world)
-    if world == WORLD:
-        run_all(number, folder, recipes)
-    else:
-        for stage in STAGES:
-            torch.save(on_ranks(AT_FOUR, "plain", stage), folder / f"four-{stage}-{number}.pt")
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # ZeRO-3 may abort at the interpreter's exit
+    with met(number, world, folder, "-".join(recipes)):
+        if world == WORLD:
+            run_all(number, folder, recipes)
+        else:
+            for stage in STAGES:
+                torch.save(on_ranks(AT_FOUR, "plain", stage), folder / f"four-{stage}-{number}.pt")
 
 
 def run_all(number, folder, recipes):
@@ -281,18 +192,6 @@ def run_all(number, folder, recipes):
             torch.save(shared_out(sharded(recipe, stage, {}), alone), folder / f"{recipe}-state-{stage}-{number}.pt")
 
 
-def processes(world, folder, recipes=()):
-    """Runs that many, to their end."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    words = [[sys.executable, __file__, str(number), str(world), str(folder), *recipes] for number in range(world)]
-    started = [subprocess.Popen(each, env=environment) for each in words]
-    try:
-        assert [each.wait(timeout=2400) for each in started] == [0] * world
-    finally:
-        for each in started:
-            each.kill()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What the pair of processes found, in a folder."""
@@ -300,7 +199,7 @@ def ranks(tmp_path_factory):
     for recipe in RUNNABLE:
         run(wired(recipe, {"LocalEngine.channels_last": False}), folder / recipe)
     for start in range(0, len(RUNNABLE), AT_ONCE):
-        processes(WORLD, folder, RUNNABLE[start : start + AT_ONCE])
+        processes(__file__, WORLD, folder, RUNNABLE[start : start + AT_ONCE])
     return folder
 
 
@@ -308,7 +207,7 @@ def ranks(tmp_path_factory):
 def four(tmp_path_factory):
     """What four processes found."""
     folder = tmp_path_factory.mktemp("four")
-    processes(4, folder)
+    processes(__file__, 4, folder)
     return folder
 
 
