@@ -148,7 +148,28 @@ def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
         mine = [row for row in rows if row["recipe"] == each.name and row["seed"] == 0]
         reached = _reached(mine[0]) if mine else [""] * len(REACHED)
         lines.append(f"| {' | '.join([each.name, str(each.lines), each.keeper, *reached, each.title])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_targets(found, rows)]) + "\n"
+
+
+def _targets(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was aimed at on the digits, and what falls short of it."""
+    of = {row["recipe"]: row for row in rows if row["seed"] == 0 and not row["recipe"].startswith("openmoji")}
+    told = {each.name for each in found if each.parts["groups"] == "ByLabel"}
+    supervised = {name: row["knn"] for name, row in of.items() if name in told}
+    alone = {name: row["knn"] for name, row in of.items() if name not in told and "zero_shot" not in row}
+    if not alone or not supervised:
+        return []
+    best, longest = max(alone, key=alone.__getitem__), max(of, key=lambda name: of[name]["wall_seconds"])
+    short = [f"{name} {knn:.3f}" for name, knn in alone.items() if knn < 0.8] + ["the best"] * (alone[best] < 0.92)
+    short += [f"{name} {knn:.3f}" for name, knn in supervised.items() if knn < 0.95]
+    short += [f"{name} {row['wall_seconds']} s" for name, row in of.items() if row["wall_seconds"] > 180]
+    return [
+        "",
+        "Aimed at on the digits: kNN of at least 0.80 without labels or captions "
+        f"(lowest {min(alone.values()):.3f}), of the best of these 0.92 ({best}, {alone[best]:.3f}), of at least 0.95 "
+        f"with labels (lowest {min(supervised.values()):.3f}), each in at most 180 s "
+        f"({longest}, {of[longest]['wall_seconds']} s). Short of it: {', '.join(short) or 'none'}.",
+    ]
 
 
 def _reached(row: Mapping[str, Any]) -> list[str]:

@@ -22,9 +22,10 @@ from cl.run_folder import RunFolder
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
-    "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
-    "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", "29517"],
+    "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node"],
+    "deepspeed": [str(BIN / "deepspeed"), "--master_port", "29517", "--num_accelerators"],
 }
+"""To which the number of processes is added."""
 SMALL = {
     "MemoryViews.batch": 16,
     "cl.train.precision": "'float32'",
@@ -42,13 +43,13 @@ def words(stage=1, **values):
     return given + [word for param in params for word in ("--param", param)]
 
 
-def start(launcher, out, arguments, path=ROOT):
+def start(launcher, out, arguments, path=ROOT, world=2):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(path), str(ROOT), *sys.path]),
     }
     log = out.with_suffix(".log").open("w")
-    command = [*LAUNCHERS[launcher], "tools/train.py", *arguments, "--out", str(out)]
+    command = [*LAUNCHERS[launcher], str(world), "tools/train.py", *arguments, "--out", str(out)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -111,12 +112,12 @@ def codes(out):
     return {int(path.suffixes[0][1:]): json.loads(path.read_text())["code"] for path in out.glob("exit.*.json")}
 
 
-def running(launcher, out, **values):
-    process = start(launcher, out, words(cl__train__steps=100000, **values))
+def running(launcher, out, stage=1, world=2, **values):
+    process = start(launcher, out, words(stage, cl__train__steps=100000, **values), world=world)
     try:
         until(lambda: len(steps(out)) >= 3, process)
         found = ranks(out)
-        assert sorted(found) == [0, 1]
+        assert sorted(found) == list(range(world))
     except BaseException:
         kill(process)
         raise
@@ -137,12 +138,18 @@ def said(out):
         ("deepspeed", "rank", signal.SIGINT, 143),
         ("deepspeed", "launcher", signal.SIGTERM, -signal.SIGTERM),
         ("deepspeed", "launcher", signal.SIGINT, -signal.SIGINT),
+        ("deepspeed", "parent", signal.SIGTERM, 1),
+        # What is killed can tell nobody: the ranks see that it is gone.
+        ("torchrun", "launcher", signal.SIGKILL, -signal.SIGKILL),
+        ("deepspeed", "launcher", signal.SIGKILL, -signal.SIGKILL),
+        ("deepspeed", "parent", signal.SIGKILL, 0),  # as which DeepSpeed counts it
     ],
 )
 def test_a_stopped_run_leaves_a_checkpoint_and_no_process(launcher, whom, number, code, tmp_path):
     out = tmp_path / "run"
     process, found = running(launcher, out)
-    os.kill(found[1].pid if whom == "rank" else process.pid, number)
+    parent = found[1].ppid()  # of DeepSpeed's launchers the one of this host
+    os.kill({"rank": found[1].pid, "parent": parent, "launcher": process.pid}[whom], number)
     assert process.wait(timeout=60) == code
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
     assert not alive and codes(out) == {0: 143, 1: 143}
@@ -170,6 +177,17 @@ def test_a_lost_rank_is_named_and_ends_the_others(launcher, lost, how, own, tmp_
     assert not alive and codes(out) == {1 - lost: 6}
     assert f"PeerError: Rank {1 - lost}: rank {lost} was lost" in said(out)
     assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_all_that_are_left_name_the_lost_rank(tmp_path):
+    out = tmp_path / "run"
+    process, found = running("torchrun", out, stage=3, world=3, MemoryViews__batch=18, cl__train__timeout=10.0)
+    os.kill(found[1].pid, signal.SIGKILL)
+    assert process.wait(timeout=90) == 1
+    _gone, alive = psutil.wait_procs(found.values(), timeout=60)
+    assert not alive and codes(out) == {0: 6, 2: 6}
+    assert {f"PeerError: Rank {n}: rank 1 was lost" in said(out) for n in (0, 2)} == {True}
 
 
 def losses(out):

@@ -54,7 +54,15 @@ The monitor's thresholds are fixed on seeds 0 and 1; runs of 2 to {last} had bee
 and are left out. On the others, of runs that collapsed: how many it noticed, and from which step. Of runs that did not:
 how many it called collapsed all the same. kNN is good to 0.01, so an ablation that did not collapse by the judgement
 above may have nearly done so: what the loss sees is a point, though its features tell a little more than the random
-start's. Runs of older code, on this page: {older} of {all}.
+start's. A collapse to a few directions is told by the rank alone, below 2: what fell to four or six, and still learned
+something, is not called one. The tail and the uniformity are logged, and bounded only by who asks for it: a tail is
+higher in runs that became a point than in healthy ones, and of fewer than d / 2 rows (MoCo's) there is none.
+
+Where all rows are one point InfoNCE is the log of the number of keys, DCL that of the negatives, and a loss of pairs
+alone its least: tests/collapse holds each to its value and its gradient there. So SimCLR's own loss, log(2 B - 1) of a
+batch of B, would have told of its run without negatives, whose loss fell to nothing.
+
+Runs of older code, on this page: {older} of {all}.
 
 | run | seeds | collapsed | noticed of those | from step | noticed of the others |
 |---|---|---|---|---|---|

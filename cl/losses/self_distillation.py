@@ -18,8 +18,8 @@ class SelfDistillation(nn.Module):
     Rows are scores of d prototypes. The teacher is a slow copy; a copy of the student's last step teaches nothing
     (their table 7). Two things more keep rows from collapsing, and each alone would bring it about: the
     centre, a moving mean of the teacher's rows that `UpdateCentre` writes, keeps one prototype from taking all; the
-    teacher's lower temperature keeps all from being alike. All rows one point and the centre there, it is
-    log(prototypes), exactly.
+    teacher's lower temperature keeps all from being alike. All rows one point and the centre there, it is the uniform
+    distribution's cross-entropy with softmax(point / student): log(prototypes) where that is uniform, else more.
 
     Args:
         dim: d, how many prototypes.

@@ -1,5 +1,6 @@
 """What every loss says where all rows are one point, whatever the provider; its gradient there; and what a step does
-near it. A collapsed point is a stationary one of every loss here: what tells losses apart is whether they leave it.
+near it. Where keys are rows of the encoder's a collapsed point is a stationary one, of losses with negatives too: what
+tells them apart is whether they leave it. Class vectors are elsewhere, and prototypes' scores may differ: those pull.
 """
 
 import math
@@ -105,6 +106,28 @@ def test_the_value_is_that_of_the_keys_that_are_met_and_the_gradient_nothing(nam
     assert along.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("keys", [None, 0, 5], ids=["in batch", "of a copy", "and a queue's"])
+@pytest.mark.parametrize("loss", [each for each in SOFTMAX if "Hard" not in each])  # which take one positive
+@given(
+    st.lists(st.integers(0, 2), min_size=2, max_size=8).filter(lambda groups: len(set(groups)) > 1), st.integers(0, 99)
+)
+def test_with_several_positives_it_is_the_mean_over_rows(loss, keys, groups, seed):
+    b, point = len(groups), rows(1, D, seed)
+    q = point.repeat(2 * b, 1).requires_grad_()
+    ids = torch.cat([block(groups, view) for view in (0, 1)])
+    k = None if keys is None else q.detach()
+    provider = Queue(InBatch(True), 8, D) if keys else InBatch(True)
+    if keys:
+        provider.ring.enqueue(point.expand(keys, D), block(range(1000, 1000 + keys), 0, first=1000))
+    found = Embeddings(q, ids, (0, 1)) if k is None else Embeddings(q, ids, (0, 1), k, ids, (0, 1))
+    make, value = SOFTMAX[loss]
+    came = total(make(), provider(found))
+    each = [value(2 * b - 1 + (keys or 0), 2 * groups.count(group) - 1) for group in groups]
+    assert came.item() == pytest.approx(sum(each) / b, rel=1e-5, abs=1e-6)
+    came.backward()
+    assert (q.grad - (q.grad * q.detach()).sum(dim=1, keepdim=True) * q.detach()).abs().max() < 1e-5
+
+
 @given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 99))
 def test_against_class_vectors_the_point_is_left_by_labels(b, classes, seed):
     """They are no rows of the encoder's, so they are elsewhere: cross-entropy, whose gradient is softmax - label."""
@@ -142,14 +165,21 @@ def test_losses_of_pairs_have_their_own_value_there(loss, b, seed):
     assert q.grad.abs().max() < 1e-3, "rounding, times 25 over the deviation's floor of 0.01"
 
 
-@given(st.integers(2, 6), st.integers(2, 9))
-def test_self_distillation_says_log_of_the_prototypes(b, d):
-    point = torch.full((2 * b, d), 0.2)
+@given(st.integers(2, 6), st.integers(2, 9), st.floats(0, 1), st.integers(0, 99))
+def test_self_distillation_says_log_of_the_prototypes_where_their_scores_are_alike(b, d, unlike, seed):
+    """The centre at the point, the target is uniform: a cross-entropy with that, whose gradient makes scores alike."""
+    point = 0.2 + unlike * rows(1, d, seed)
+    q = point.repeat(2 * b, 1).requires_grad_()
     loss = SelfDistillation(d)
-    loss.centre.fill_(0.2)
+    loss.centre.copy_(point[0])
     ids = torch.cat([block(range(b), view) for view in (0, 1)])
-    contrasts = PositivesOnly()(Embeddings(point, ids, (0, 1), point, ids, (0, 1)))
-    assert total(loss, contrasts).item() == pytest.approx(math.log(d), rel=1e-5)
+    came = total(loss, PositivesOnly()(Embeddings(q, ids, (0, 1), q.detach(), ids, (0, 1))))
+    scores = point[0] / loss.student
+    assert came.item() == pytest.approx(float(scores.logsumexp(dim=0) - scores.mean()), rel=1e-4)
+    assert came.item() >= math.log(d) - 1e-4 and (unlike > 0 or came.item() == pytest.approx(math.log(d), rel=1e-5))
+    came.backward()
+    wanted = (scores.softmax(dim=0) - 1 / d) / loss.student / (2 * b)
+    torch.testing.assert_close(q.grad, wanted.expand(2 * b, d), rtol=1e-3, atol=1e-5)
 
 
 def spread_of_means(z):

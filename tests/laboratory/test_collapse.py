@@ -1,5 +1,7 @@
 """What is asked of an ablation, and what stands on the page."""
 
+import re
+
 import pytest
 
 from cl import results
@@ -7,6 +9,24 @@ from cl.laboratory import collapse as lab
 from cl.laboratory.runs import Arm
 
 ROWS = [row for arms in lab.arms().values() for arm in arms for row in lab.ROWS.of(arm)]
+
+
+README = re.findall(
+    r"^\| \[.*\]\(gin/(\S+)\.gin\) \| ([\d.]+)(?: to ([\d.]+))? \| (\d+) \|",
+    (results.ROOT / "README.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("line", README, ids=lambda line: line[0])
+def test_the_readmes_table_is_what_was_measured(line):
+    recipe, low, high, seeds = line
+    found = [row["knn"] for row in ROWS if row["recipe"] == recipe]
+    assert (low, high or low, int(seeds)) == (f"{min(found):.2f}", f"{max(found):.2f}", len(found))
+
+
+def test_the_readmes_table_has_every_ablation():
+    assert set(lab.ablations()) <= {recipe for recipe, *_ in README}
 
 
 def row(recipe, knn=0.9, seed=0, seen=()):
