@@ -108,6 +108,7 @@ HEALTHY = {
     ),
     "simsiam": lambda: training(predict(), align()),
     "nnclr": lambda: training(predict(), info_nce(Neighbours(8, 4)), [FILL]),
+    "nnclr without predictor": lambda: training(siamese(tower()), info_nce(Neighbours(8, 4)), [FILL]),
     "dino": lambda: training(free(), distil(), [EMA, UpdateCentre()]),
     "cross-entropy": lambda: training(siamese(tower()), info_nce(ClassVectors(3, 4)), source=views(group=ByLabel())),
     "simsiam in pieces": lambda: pieces(training(predict(), align())),
@@ -200,9 +201,9 @@ REFUSED = {
         lambda: training(momentum(), info_nce(queue(size=7)), [EMA, FILL]),
         r"a queue of 7 does not hold.*8.*Queue\.shorter_than_batch = True",
     ),
-    "neighbours of trained keys": (
-        lambda: training(siamese(tower()), info_nce(Neighbours(8, 4)), [FILL]),
-        r"Neighbours needs 'keys without gradient'",
+    "neighbours of rows of any length": (
+        lambda: training(siamese(tower(), unit_norm=False), info_nce(Neighbours(8, 4)), [FILL]),
+        r"Neighbours needs 'unit norm'.*Siamese\.unit_norm = True",
     ),
     "neighbours that are never filled": (
         lambda: training(predict(), info_nce(Neighbours(8, 4))),

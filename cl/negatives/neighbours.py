@@ -34,7 +34,7 @@ class Neighbours(nn.Module):
     """
 
     provides: frozenset[Capability] = frozenset({"keys", "queue", "negatives", "negatives of the batch alone"})
-    needs: frozenset[Capability] = frozenset({"keys without gradient", "unit norm"})
+    needs: frozenset[Capability] = frozenset({"unit norm"})
 
     def __init__(self, size: int, dim: int, shorter_than_batch: bool = False):
         super().__init__()

@@ -6,7 +6,7 @@ from cl.components import Capability
 
 REMEDY: dict[Capability, str] = {
     "momentum": "wrap the encoder: Objective.encoder = @Momentum(), with @UpdateMomentum() in cl.train.hooks; or take "
-    "out what needs it",
+    "out what needs it, or let a queue hold trained keys: Queue.trained_keys = True",
     "queue": "wrap the provider: Term.provider = @Queue(), or take @Enqueue() out of cl.train.hooks",
     "keys without gradient": "bind Predict.stop_gradient = True, or wrap the encoder: Objective.encoder = @Predict()",
     "predictor": "bind Momentum.predictors or Predict.predictors",

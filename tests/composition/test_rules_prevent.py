@@ -3,14 +3,16 @@
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import Noise, Pictures, tower, trunk
+from tiny import Pictures, tower, trunk
 from torch import nn
+from unchecked import built, refuses, same, trained, with_seed
 from wirings import Cut, two_headed
 
-from cl.components import Step
+from cl.components import Place, Step
 from cl.encoders.decorrelated import DecorrelatedBatchNorm
 from cl.encoders.dual import dual
 from cl.encoders.mlp import MLP
@@ -18,12 +20,14 @@ from cl.encoders.momentum import Momentum
 from cl.encoders.predict import Predict
 from cl.encoders.siamese import siamese
 from cl.encoders.tower import Tower
-from cl.engines.local import LocalEngine
+from cl.engines.deepspeed import DeepSpeedEngine
 from cl.errors import ConfigError, DataError
 from cl.evaluation.knn import KNN
 from cl.evaluation.spectrum import feature_std
+from cl.evaluation.zero_shot import ZeroShot
 from cl.hooks.enqueue import Enqueue
 from cl.hooks.monitor import CollapseMonitor
+from cl.hooks.update_centre import UpdateCentre
 from cl.hooks.update_momentum import UpdateMomentum
 from cl.losses.alignment import Alignment
 from cl.losses.hard_negatives import HardNegativeInfoNCE
@@ -33,79 +37,14 @@ from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.positives_only import PositivesOnly
 from cl.negatives.queue import Queue
-from cl.objective import Objective, Term
+from cl.optim.lars import LARS
 from cl.optim.rules import Rule
 from cl.optim.schedules import Constant
 from cl.optim.sgd import SGD
 from cl.rules import RULES, collapse
 from cl.run_folder import RunFolder
-from cl.train import Training
 from cl.views.digits import Digits
-from cl.views.groups import ByLabel, BySample
-from cl.views.memory import MemoryViews
-
-
-def built(
-    encoder,
-    provider,
-    loss,
-    hooks=(),
-    batch=8,
-    group=None,
-    count=2,
-    embedding="z",
-    piece=None,
-    evaluations=(),
-    optimizer=None,
-    weight=1.0,
-    transform=None,
-    schedule=None,
-    data=None,
-):
-    """The training, for real data."""
-    source = MemoryViews(
-        data or Pictures(16), batch, [transform or Noise()] * count, BySample() if group is None else group
-    )
-    objective = Objective(encoder, {"only": Term(provider, loss, weight, embedding)})
-    engine, optimizer = LocalEngine(piece=piece), optimizer or SGD(0.1)
-    return Training(
-        objective,
-        source,
-        optimizer,
-        schedule or Constant(),
-        engine,
-        9,
-        hooks,
-        evaluations=evaluations,
-        precision="float32",
-    )
-
-
-def trained(training, folder, steps=2):
-    """The state after some steps."""
-    training.start()
-    batches, run = training.views.iterate(training.place), RunFolder(folder / "run", resume=False)
-    for index in range(steps):
-        training.step(Step(index, steps), batches, run)
-    return {name: value.clone() for name, value in training.objective.state_dict().items()}
-
-
-def refuses(rule, training):
-    """That it is this rule that refuses, and no other one before it."""
-    rules = [*RULES, collapse]
-    first = next(each for each in rules if list(each(training)))
-    assert first.__name__ == rule
-    return training
-
-
-def same(one, other):
-    return {name for name in one if name in other and torch.equal(one[name], other[name])}
-
-
-def with_seed(make):
-    torch.manual_seed(0)
-    return make()
-
+from cl.views.groups import ByLabel
 
 CRASHES = {
     "terms": (lambda: built(siamese(tower()), PositivesOnly(), InfoNCE(0.1)), "needs a pool of keys"),
@@ -146,6 +85,46 @@ CRASHES = {
 }
 
 
+def of_two(rank, make, **settings):
+    """One of two processes, as far as it says."""
+    training = with_seed(lambda: make(siamese(tower()), InBatch(True), InfoNCE(0.1), **settings))
+    training.place = Place(rank, 2)
+    return training
+
+
+def test_processes_each_would_train_by_itself(tmp_path):
+    first, second = (trained(refuses("processes", of_two(rank, built)), tmp_path / str(rank)) for rank in (0, 1))
+    assert first.keys() == second.keys() and not same(first, second)
+
+
+def test_processes_a_batch_could_not_be_shared_out(tmp_path):
+    training = of_two(0, built, batch=7)
+    training.engine = DeepSpeedEngine()
+    with pytest.raises(ConfigError, match="multiple"):
+        next(refuses("processes", training).views.iterate(training.place))
+
+
+def test_processes_layers_would_be_scaled_by_the_norm_of_all_of_them():
+    training = built(siamese(tower()), InBatch(True), InfoNCE(0.1), optimizer=LARS(0.1))
+    training.engine = DeepSpeedEngine(stage=1)
+    refuses("processes", training)
+
+    def stepped(layers):
+        """What LARS makes of layers whose weights are 1 and 100, and whose gradients are 1."""
+        model = nn.ParameterList(layers)
+        optimizer = LARS(0.1).build(model)
+        for layer in layers:
+            layer.grad = torch.ones_like(layer)
+        optimizer.step()
+        return torch.cat([layer.detach().flatten() for layer in layers])
+
+    small, large = torch.full((2, 2), 1.0), torch.full((2, 2), 100.0)
+    by_layer = stepped([nn.Parameter(small.clone()), nn.Parameter(large.clone())])
+    flat = stepped([nn.Parameter(torch.cat([small, large]))])
+    moved = [(found - torch.cat([small, large]).flatten()).abs() for found in (by_layer, flat)]
+    assert moved[1][0] > 10 * moved[0][0], "the small layer is moved as the large one is"
+
+
 @pytest.mark.parametrize("rule", CRASHES)
 def test_a_step_would_end_the_run(rule, tmp_path):
     make, message = CRASHES[rule]
@@ -177,6 +156,35 @@ def test_idle_a_queue_and_groups_would_change_nothing(tmp_path):
     groups = with_seed(lambda: built(momentum(), PositivesOnly(), Alignment(), ema, group=ByLabel()))
     for name, training in {"queue": queue, "groups": groups}.items():
         assert same(trained(refuses("idle", training), tmp_path / name), plain) == plain.keys()
+
+
+def test_idle_a_copy_would_be_moved_and_looked_at_by_nobody(tmp_path):
+    def classes(encoder, *hooks):
+        return with_seed(lambda: built(encoder(), ClassVectors(2, 4), InfoNCE(0.1), hooks, group=ByLabel()))
+
+    plain = trained(classes(lambda: siamese(tower())), tmp_path / "plain")
+    copied = refuses("idle", classes(lambda: Momentum(siamese(tower())), UpdateMomentum(0.9)))
+    after = {name.replace("encoder.online.", "encoder."): value for name, value in trained(copied, tmp_path).items()}
+    assert same(after, plain) == plain.keys()
+
+
+def test_repeated_a_centre_would_be_moved_twice(tmp_path):
+    def centre(*hooks):
+        free, loss = Momentum(siamese(tower(), unit_norm=False)), SelfDistillation(4)
+        return with_seed(lambda: built(free, PositivesOnly(), loss, [UpdateMomentum(0.9), *hooks]))
+
+    move = UpdateCentre(0.9)
+    once = trained(with_seed(lambda: centre(move)), tmp_path / "once", steps=1)["terms.only.loss.centre"]
+    twice = trained(refuses("repeated", with_seed(lambda: centre(move, move))), tmp_path / "twice", steps=1)
+    torch.testing.assert_close(twice["terms.only.loss.centre"], 1.9 * once)
+
+
+def test_evaluations_of_prompts_that_name_nothing_would_tell_no_class_from_another():
+    pairs = dual(tower(), tower())
+    texts = {prompt: [prompt.format(name) for name in ("one", "two")] for prompt in ("a photo", "a {}")}
+    zero_shot = ZeroShot(Pictures(8), Pictures(8), len, ["one", "two"], ["a photo"])
+    refuses("evaluations", built(pairs, InBatch(False), InfoNCE(0.1), evaluations=[zero_shot]))
+    assert len(set(texts["a photo"])) == 1 < len(set(texts["a {}"]))
 
 
 def test_hooks_a_copy_would_stay_random_and_a_queue_and_a_centre_empty(tmp_path):
@@ -342,3 +350,8 @@ def test_evaluations_accuracy_would_be_of_labels_that_are_not_there():
     training = refuses("evaluations", built(siamese(tower()), InBatch(True), InfoNCE(0.1), evaluations=[knn]))
     with pytest.raises(DataError):
         training.evaluate("test")
+
+
+def test_every_rule_is_bypassed():
+    text = Path(__file__).read_text()
+    assert all(f'"{rule.__name__}"' in text for rule in (*RULES, collapse))
