@@ -33,6 +33,7 @@ def params(values):
 OWN = {
     "vicreg": {"SGD.lr": 5e-5},
     "barlow_twins": {"SGD.lr": 5e-5},
+    "collapse/vicreg_no_variance": {"SGD.lr": 5e-5},
 }
 """What recipes have in place of the common values: their gradients are large."""
 

@@ -147,6 +147,17 @@ def test_a_scale_takes_the_place_of_the_engine(path: Path):
             rules.check(lars)
 
 
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "paper"], ids=name)
+def test_a_papers_recipe_goes_with_every_stage_but_for_lars(path: Path, toy_shards: Path, toy_trunk: Path):
+    for scale in SCALES:
+        training = wiring.read([path, scale], toy(path, toy_shards, toy_trunk)).build()
+        if training.optimizer.by_layer and training.engine.stage:
+            with pytest.raises(ConfigError, match=r"LARS .* DeepSpeedEngine.stage = 0"):
+                rules.check(training)
+        else:
+            rules.check(training)
+
+
 def test_the_number_of_processes_is_asked_for_and_held():
     files = [ROOT / "gin" / "simclr.gin", ROOT / "gin" / "scale" / "zero1.gin", ROOT / "gin" / "scale" / "hosts.gin"]
     with pytest.raises(ConfigError, match="PROCESSES"):

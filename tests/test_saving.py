@@ -82,6 +82,21 @@ def test_a_full_disk_exits_with_5_wherever_it_runs_full(small_disk, capfd, free)
         assert sorted(losses(out)) == [1, 2, 3] and done < 3
 
 
+def test_a_disk_that_is_read_only_exits_with_5_and_the_checkpoint_stays(small_disk, capfd):
+    out, settings = small_disk / "run", [*TINY, "cl.train.checkpoint_every = 1"]
+    assert launch.main(arguments("simclr", out, *settings)) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for given in (
+        [*arguments("simclr", out, *settings, "cl.train.steps = 5"), "--resume"],
+        arguments("simclr", small_disk / "other", *settings),
+    ):
+        assert launch.main(given) == 5
+        error = capfd.readouterr().err
+        assert "CheckpointError" in error and "Read-only file system" in error and given[3] in error
+        assert "Traceback" not in error
+    assert read_last(out / "checkpoints").step == 3
+
+
 @pytest.mark.slow
 def test_a_full_disk_ends_all_ranks_and_they_go_on_once_there_is_room(small_disk, tmp_path):
     settings = words(3, cl__train__steps=6, cl__train__checkpoint_every=1, cl__train__keep=2)
