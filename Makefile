@@ -26,7 +26,8 @@ test-peers: $(BIN)/.installed  ## The losses against other libraries', which are
 	$(BIN)/python -m pytest -n 2 tests/losses/test_peers.py
 
 test-slow: $(BIN)/.installed  ## The tests that take minutes: a short training run of every variant
-	$(BIN)/python -m pytest -n 0 -m slow --durations=15
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m "slow and not alone" --durations=15
+	$(BIN)/python -m pytest -n 0 -m "slow and alone" --durations=15
 
 check: $(BIN)/.installed  ## Style and types
 	$(BIN)/python -m pip install --quiet -e '.[dev,peers]'

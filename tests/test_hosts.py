@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from test_processes import BIN, ROOT, losses, words
 
+pytestmark = pytest.mark.alone
+
 HOSTS = {f"cl-{os.getpid()}-a": "10.77.0.1", f"cl-{os.getpid()}-b": "10.77.0.2"}
 """Of this process: a test that was killed leaves its own behind."""
 INTERFACE = "cl0"

@@ -327,6 +327,7 @@ def test_two_ranks_own_statistics_are_what_splits_are_and_shared_ones_leak(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_on_two_ranks_of_any_stage_a_run_says_it_once_and_learns_the_same(tmp_path):
     one, _ = two_ranks(tmp_path, "engines")
     assert len(one) == 8

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from cl import wiring
 from cl.run_folder import RunFolder
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 LAUNCHERS = {

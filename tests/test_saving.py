@@ -17,6 +17,8 @@ from test_processes import finished, losses, said, words
 from cl import launch
 from cl.checkpoint import read_last, write
 
+pytestmark = pytest.mark.alone
+
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 

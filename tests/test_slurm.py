@@ -10,6 +10,8 @@ import textwrap
 import pytest
 from test_processes import BIN, ROOT, SMALL, codes, losses
 
+pytestmark = pytest.mark.alone
+
 SRUN = """#!/bin/bash
 for number in 0 1; do
     SLURM_PROCID=$number SLURM_LOCALID=$number SLURM_NTASKS=2 "$@" & tasks+=($!)

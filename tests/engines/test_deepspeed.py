@@ -26,7 +26,10 @@ from cl.distributed import on_first, rank
 from cl.engines.deepspeed import DeepSpeedEngine
 from cl.run_folder import RunFolder
 
-pytestmark = pytest.mark.timeout(3600)  # the first test waits for all pairs, a quarter of an hour here
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.timeout(3600),
+]  # the first test waits for all pairs, a quarter of an hour here
 
 RECIPES = [
     path.stem for path in sorted((ROOT / "gin").glob("*.gin")) if "\n#   python tools/train.py" in path.read_text()

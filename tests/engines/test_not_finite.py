@@ -16,6 +16,8 @@ from cl.distributed import rank
 from cl.errors import NumericError, Overflow
 from cl.types import Views
 
+pytestmark = pytest.mark.alone
+
 STAGES, WORLD = (0, 1, 2, 3), 2
 PRECISIONS = ("float32", "bfloat16")
 FAULTS = ("nan picture", "inf picture", "inf loss", "nan gradient")

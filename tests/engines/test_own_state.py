@@ -19,6 +19,8 @@ from cl.views.shards import Shards
 from cl.views.stream import StreamViews
 from cl.views.write_shards import write_shards
 
+pytestmark = pytest.mark.alone
+
 STAGES, WORLD, HALF, STEPS = (0, 1, 2, 3), 2, 3, 6
 ROTTEN = {5, 11, 18}
 UNLIKE = {

@@ -13,6 +13,8 @@ from cl import results
 from cl.laboratory import claims, collapse, command
 from cl.laboratory.runs import Arm, Rows
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def rows(tmp_path):

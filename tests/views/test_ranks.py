@@ -8,6 +8,8 @@ from itertools import islice
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 BATCH, BATCHES = 4, 9  # of 16 samples: two epochs and a bit
 
 READER = """
