@@ -77,7 +77,7 @@ def test_two_hosts_by_a_list_of_hosts_without_ssh(hosts, tmp_path):
     listed.write_text("".join(f"{address} slots=1\n" for address in HOSTS.values()))
     out = tmp_path / "run"
     files = ["--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
-    arguments = [*words(2, cl__train__steps=6), *files]
+    arguments = [*words(2, cl__train__steps=6, cl__train__timeout=180.0), *files]
     address = next(iter(HOSTS.values()))
     launch = [str(BIN / "deepspeed"), "--hostfile", str(listed), "--no_ssh"]
     launch += ["--master_addr", address, "--master_port", "29533"]
@@ -130,7 +130,7 @@ def test_two_hosts_by_a_list_of_hosts_over_ssh(ssh, tmp_path):
     first, address = next(iter(HOSTS.items()))
     launch = [str(BIN / "deepspeed"), "--hostfile", str(listed), "--launcher", "pdsh"]
     launch += ["--master_addr", address, "--master_port", "29534"]
-    arguments = [*words(3, cl__train__steps=6), "--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
+    arguments = [*words(3, cl__train__steps=6, cl__train__timeout=180.0), "--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
     process = subprocess.Popen(
         ["ip", "netns", "exec", first, *launch, "tools/train.py", *arguments, "--out", str(out)],
         cwd=ROOT,
