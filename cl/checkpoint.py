@@ -5,6 +5,7 @@ checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, ranks.saf
 checkpoints/last             the name of the newest whole one
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -155,8 +156,14 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
 
 
 def config_of(folder: Path) -> Path | None:
-    """The configuration of the checkpoint that a run goes on from, or of an older one; None where none has any."""
-    return next((path / CONFIG for path in _candidates(folder) if (path / CONFIG).is_file()), None)
+    """The configuration of the checkpoint that a run goes on from; None where there is none.
+
+    Early ones have none of their own: then it is the run's.
+    """
+    with suppress(OSError):  # a `last` that was not written by this
+        for path in _candidates(folder)[:1]:
+            return next((each / CONFIG for each in (path, folder.parent) if (each / CONFIG).is_file()), None)
+    return None
 
 
 def set_aside(damaged: Sequence[Path]) -> None:
@@ -370,6 +377,9 @@ def _sync_names(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
+            raise
     finally:
         os.close(descriptor)
 

@@ -67,6 +67,6 @@ class PeerError(ClError):
 
 
 class Preempted(ClError):
-    """Asked to stop by a signal; a checkpoint was written."""
+    """Asked to stop by a signal; a checkpoint was written, if there was a step."""
 
     code = 143

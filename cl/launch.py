@@ -20,8 +20,6 @@ from cl.run_folder import RunFolder
 from cl.train import Training
 from cl.wiring.variant import difference
 
-logger = logging.getLogger(__name__)
-
 FIRST = 5.0
 """Seconds that rank 0 has to say what ended a run before the others do, which may have started earlier."""
 
@@ -33,7 +31,7 @@ examples:
   torchrun --nproc_per_node 2 tools/train.py --gin gin/moco_v2.gin --gin gin/scale/zero2.gin
 
 exit codes: 0 done, 2 configuration, 3 data, 4 numeric, 5 checkpoint or disk, 6 a peer was lost, 143 stopped by a signal
-after a checkpoint."""
+(after a checkpoint, if a step was made)."""
 
 
 def add_configuration(arguments: argparse.ArgumentParser) -> None:
@@ -120,7 +118,8 @@ def _run(arguments: argparse.Namespace, taken: list[RunFolder]) -> None:
             on_first(partial(_same_variant, arguments.out, config))
         training = built(config)
         if largest_over_ranks(len(caught)):
-            raise Preempted("Stopped by a signal before the first step. Start the run again.")
+            again = "Continue with --resume." if arguments.resume else "Start the run again: it has no folder yet."
+            raise Preempted(f"Stopped by a signal before the first step. {again}")
         folder = on_first(lambda: _folder(arguments, config))
         taken.append(folder)
         if arguments.resume:  # before anything of the run is rewritten
@@ -147,13 +146,15 @@ def _same_variant(out: Path, config: wiring.Wiring) -> None:
         return
     try:
         was = wiring.read([path])
-    except ConfigError as error:  # components that are no longer there, say
-        logger.warning("Whether %s is of this variant is not known: %s", path, error)
-        return
+    except ConfigError as error:
+        raise CheckpointError(
+            f"Whether {path.parent} is of this configuration's variant is not known, as its own {path} cannot be read: "
+            f"{error} Name its components' module by --import, or start anew with another --out."
+        ) from error
     if what := difference(was.root, config.root):
         raise CheckpointError(
-            f"{path.parent} is a checkpoint of another variant than this configuration: {what}. Go on with the one in "
-            f"{path}, or start anew with another --out."
+            f"{path.parent} is a checkpoint of another variant than this configuration: {what}. Leave out --gin, "
+            f"or give --gin {path}; or start anew with another --out."
         )
 
 

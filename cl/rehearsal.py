@@ -2,12 +2,13 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from cl.components import ViewSource, is_ours
+from cl.components import Encoder, ViewSource, is_ours
 from cl.encoders.recomputed import buffers_kept
 from cl.evaluation.features import evaluating
 from cl.precision import autocast_dtype
@@ -54,9 +55,18 @@ def embedded(training: Training, views: Sequence[Tensor], trains: bool = False) 
     ids = torch.arange(len(views[0]), device=device)
     batch = Views(tuple(view.to(device) for view in views), tuple(range(len(views))), ids, ids)
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    mode = torch.no_grad() if trains else evaluating(encoder)  # networks are built in train mode
+    mode = _training(encoder) if trains else evaluating(encoder)
     with torch.random.fork_rng(devices=[]), buffers_kept(training.objective), mode, autocast:
         return encoder(batch)
+
+
+@contextmanager
+def _training(encoder: Encoder) -> Iterator[None]:
+    """Train mode inside, as an engine's, but no gradient."""
+    with evaluating(encoder):  # which puts back what was
+        if isinstance(encoder, nn.Module):
+            encoder.train()
+        yield
 
 
 def _is_rgb(data: DataSet) -> bool:

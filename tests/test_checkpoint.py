@@ -431,10 +431,6 @@ def test_all_processes_go_on_from_rank_0s_and_it_is_sent_only_where_they_do_not_
     assert (two_processes[0][how][1] > size) == HOSTS[how]
 
 
-if __name__ == "__main__":
-    child(int(sys.argv[1]), Path(sys.argv[2]))
-
-
 def test_files_and_their_names_are_on_the_disk_before_anything_points_at_them(folder, monkeypatch):
     synced, fsync = [], os.fsync
 
@@ -447,3 +443,7 @@ def test_files_and_their_names_are_on_the_disk_before_anything_points_at_them(fo
     *files, aside, around, last, again = synced
     assert sorted(files) == ["model.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
     assert aside.startswith(".step-") and around == again == folder.name and last.startswith(".last.")
+
+
+if __name__ == "__main__":
+    child(int(sys.argv[1]), Path(sys.argv[2]))

@@ -117,11 +117,36 @@ def test_a_run_does_not_go_on_as_another_variant_whose_weights_would_fit(other, 
     assert launch.main([*arguments(other, run, *TINY), "--resume"]) == 5
     assert re.search(what, capsys.readouterr().err)
 
+    early = run / "checkpoints" / "step-00000003" / "config.gin"
+    kept = early.read_bytes()
+    early.unlink()  # as of a checkpoint that has none: the run's counts
+    assert launch.main([*arguments(other, run, *TINY), "--resume"]) == 5
+    assert re.search(what, capsys.readouterr().err)
+    early.write_bytes(kept)
+
     assert launch.main(arguments(other, copied, *TINY)) == 0
     shutil.rmtree(copied / "checkpoints")
     shutil.copytree(run / "checkpoints", copied / "checkpoints")
     assert launch.main(["--out", str(copied), "--resume"]) == 5
     assert re.search(what, capsys.readouterr().err)
+
+
+def test_a_run_of_components_that_are_not_named_does_not_go_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert launch.main(arguments("simclr", run, *TINY)) == 0
+    config = run / "checkpoints" / "step-00000003" / "config.gin"
+    config.write_text(config.read_text().replace("@InfoNCE()", "@TheirOwnLoss()"))
+    assert launch.main([*arguments("simclr", run, *TINY), "--resume"]) == 5
+    said = capsys.readouterr().err
+    assert "TheirOwnLoss" in said and "--import" in said
+
+
+def test_a_default_that_is_written_down_makes_no_other_variant(tmp_path, capsys):
+    run, more = tmp_path / "run", ["SmallResNet.norm = @BatchNorm", "cl.train.steps = 4"]
+    assert launch.main(arguments("simclr", run, *TINY)) == 0
+    assert launch.main([*arguments("simclr", run, *TINY, *more), "--resume"]) == 0
+    (run / "checkpoints" / "last").write_text("x" * 400)
+    assert launch.main([*arguments("simclr", run, *TINY, *more), "--resume"]) in (0, 5)
 
 
 def test_what_is_no_run_gets_no_exit_code(tmp_path):
@@ -178,6 +203,12 @@ def test_a_signal_before_the_first_step_ends_the_run_before_it_has_a_folder(tmp_
     monkeypatch.setattr(rules, "check", lambda training: [os.kill(os.getpid(), signal.SIGTERM), check(training)])
     assert launch.main(arguments("simclr", tmp_path / "run", *TINY)) == 143
     assert "before the first step" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+    monkeypatch.setattr(rules, "check", check)
+    assert launch.main(arguments("simclr", tmp_path / "run", *TINY)) == 0
+    monkeypatch.setattr(rules, "check", lambda training: [os.kill(os.getpid(), signal.SIGTERM), check(training)])
+    assert launch.main(["--out", str(tmp_path / "run"), "--resume"]) == 143
+    assert "Continue with --resume" in capsys.readouterr().err
 
 
 @pytest.fixture

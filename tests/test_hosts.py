@@ -130,7 +130,13 @@ def test_two_hosts_by_a_list_of_hosts_over_ssh(ssh, tmp_path):
     first, address = next(iter(HOSTS.items()))
     launch = [str(BIN / "deepspeed"), "--hostfile", str(listed), "--launcher", "pdsh"]
     launch += ["--master_addr", address, "--master_port", "29534"]
-    arguments = [*words(3, cl__train__steps=6, cl__train__timeout=180.0), "--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
+    arguments = [
+        *words(3, cl__train__steps=6, cl__train__timeout=180.0),
+        "--gin",
+        "gin/scale/hosts.gin",
+        "--param",
+        "PROCESSES = 2",
+    ]
     process = subprocess.Popen(
         ["ip", "netns", "exec", first, *launch, "tools/train.py", *arguments, "--out", str(out)],
         cwd=ROOT,

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO on any number of processes."""
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -15,7 +16,7 @@ from cl.distributed import mean_over_ranks, rank
 from cl.encoders.sync_batch_norm import synchronise
 from cl.engines import deepspeed_settings, optimizer_state
 from cl.engines.pieces import Pieces
-from cl.errors import NumericError, Overflow
+from cl.errors import ConfigError, NumericError, Overflow
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.rules import set_rates
@@ -74,7 +75,8 @@ class DeepSpeedEngine:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.sync_batch_norm = sync_batch_norm
         self.offload = offload
-        self.config = deepspeed_settings.merged(self._config(), settings or {})
+        self.settings = settings or {}
+        self.config = deepspeed_settings.merged(self._config(), self.settings)
         self.outputs: list[StepOutput] = []
 
     def start(
@@ -104,9 +106,16 @@ class DeepSpeedEngine:
         self.groups = optimizer_state.groups_of(built)
         self.lr, self.schedule = optimizer.lr, schedule
         self.precision = precision
-        self.engine: Any = deepspeed.initialize(
-            model=_Around(objective), optimizer=built, config=self.config, dist_init_required=False
-        )[0]
+        try:
+            self.engine: Any = deepspeed.initialize(
+                model=_Around(objective), optimizer=built, config=copy.deepcopy(self.config), dist_init_required=False
+            )[0]
+        except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+            if not self.settings:
+                raise
+            raise ConfigError(
+                f"DeepSpeed does not start with DeepSpeedEngine.settings {self.settings}: {error}"
+            ) from error
         self.optimizer = self.engine.optimizer
 
     def _config(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import KeysView
+from collections.abc import Iterator, KeysView
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,8 @@ OURS = {
     "gradient_allreduce_op": "this engine, whose gradient is the mean over ranks,",
     "managed_gradient_accumulation": "this engine",
     "wall_clock_breakdown": "tools/bench.py",
+    "flops_profiler": "tools/bench.py",
+    "tensor_parallel": "this engine, whose networks are whole on every rank,",
 }
 """Settings of DeepSpeed's that are ours to decide."""
 OURS_OF_ZERO = {
@@ -39,6 +41,8 @@ OURS_OF_ZERO = {
     "zero_hpz_partition_size": "this engine, whose momentum copies it would not follow,",
 }
 """Those of its `zero_optimization`."""
+OURS_OF_TYPES = {"param_dtype": "cl.train.precision", "buffer_dtype": "cl.train.precision"}
+"""Those of its `data_types`."""
 
 
 def deepspeed() -> ModuleType:
@@ -60,7 +64,9 @@ def merged(made: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     of_zero = settings.get("zero_optimization", {})
     if not isinstance(of_zero, dict):
         raise ValueError(f"settings['zero_optimization'] must be a dict, got {of_zero!r}")
-    for given, ours in ((settings, OURS), (of_zero, OURS_OF_ZERO)):
+    of_types = settings.get("data_types")
+    of_types = of_types if isinstance(of_types, dict) else {}
+    for given, ours in ((settings, OURS), (of_zero, OURS_OF_ZERO), (of_types, OURS_OF_TYPES)):
         for name in given.keys() & ours.keys():
             raise ValueError(f"settings has {name!r}, which {ours[name]} decides")
     config = made | settings | {"zero_optimization": made["zero_optimization"] | of_zero}
@@ -81,18 +87,28 @@ def _read(config: dict[str, Any], settings: dict[str, Any]) -> None:
         raise ValueError(f"settings are refused by DeepSpeed's {error.title}: {wrong}") from error
     except Exception as error:  # asserts, and what a value of another type brings about
         raise ValueError(f"settings are refused by DeepSpeed: {type(error).__name__}: {error}") from error
-    for name in settings.keys() - read.names:
-        near = get_close_matches(name, read.names, n=1)
-        raise ValueError(
-            f"settings has {name!r}, which DeepSpeed does not read." + (f" Did you mean {near[0]!r}?" if near else "")
-        )
+    for name, known in _unread(settings, read):
+        near = get_close_matches(name, known - OURS.keys(), n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"settings has {name!r}, which DeepSpeed does not read.{meant}")
+
+
+def _unread(settings: dict[str, Any], read: "_Read") -> Iterator[tuple[str, set[str]]]:
+    """Names that nobody asked for, and those that were, level by level."""
+    for name, value in settings.items():
+        if name not in read.names:
+            yield str(name), read.names
+        elif (
+            isinstance(inner := dict.get(read, name), _Read) and inner.names
+        ):  # else pydantic, which is strict, read it
+            yield from _unread(value, inner)
 
 
 class _Read(dict[str, Any]):
-    """A dict that notes which names it was asked for."""
+    """A dict that notes which names it was asked for, as do those in it."""
 
     def __init__(self, values: dict[str, Any]):
-        super().__init__(values)
+        super().__init__({name: _Read(value) if isinstance(value, dict) else value for name, value in values.items()})
         self.names: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
@@ -102,6 +118,9 @@ class _Read(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self.names.add(name)
         return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:  # a dict of another kind is not taken apart behind its back by `**`
+        return super().__iter__()
 
     def get(self, name: str, default: Any = None) -> Any:
         self.names.add(name)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl import rehearsal
-from cl.components import OfWidth
+from cl.components import Encoder, OfWidth
 from cl.distributed import largest_over_ranks
+from cl.encoders.norms import SplitBatchNorm
 from cl.engines.pieces import smallest_piece
 from cl.errors import ClError
 from cl.evaluation.knn import KNN
@@ -85,19 +86,32 @@ def evaluations(training: Training) -> Iterator[str]:
 def _in_training(training: Training) -> Iterator[str]:
     """Batch normalisation has rows enough for its statistics, as few as pass at a time."""
     encoder, engine, world = training.objective.encoder, training.engine, training.place.world
-    modules = encoder.modules() if isinstance(encoder, nn.Module) else ()
-    count = smallest_piece(training.views.batch // world, engine.piece)
-    alone = count == 1 and world > 1  # a row of each rank may be enough for statistics over all
-    if count > rehearsal.MANY or alone or not any(isinstance(module, _BatchNorm) for module in modules):
+    share = training.views.batch // world
+    count = smallest_piece(share, engine.piece)
+    norms = [each for each in _modules(encoder) if isinstance(each, _BatchNorm)]
+    few = max((2 * each.splits if isinstance(each, SplitBatchNorm) else 2 for each in norms), default=0)
+    if count >= few or (count == 1 and world > 1):  # a row of each rank may be enough for statistics over all
         return
     made = rehearsal.crops(training.views, count)
+    if largest_over_ranks(int(made is None)) or made is None:
+        return
     try:
-        rehearsal.embedded(training, made or (), trains=True)
+        rehearsal.embedded(training, made, trains=True)
     except ValueError as error:
-        yield (
-            f"In training {count} samples pass the networks at a time, and those fail: {str(error).rstrip('.')}. Bind "
-            f"{type(training.views).__name__}.batch higher (or {type(engine).__name__}.piece), or another norm."
+        cut = count < share
+        more = f"{type(engine).__name__}.piece" if cut else f"{type(training.views).__name__}.batch"
+        message = (
+            f"In training as few samples as {count} pass the networks at a time, and those fail: "
+            f"{str(error).rstrip('.')}. Bind {more} higher{', or leave it out' if cut else ''}, or take another norm."
         )
+        if training.place.device.type == "cpu":
+            yield message
+        else:  # where they are not yet
+            logger.warning(message)
+
+
+def _modules(encoder: Encoder) -> Iterator[nn.Module]:
+    return encoder.modules() if isinstance(encoder, nn.Module) else iter(())
 
 
 def _looked_at(training: Training, views: Sequence[Tensor] | None) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """Which variant a configuration is, so that a run does not go on as another by mistake."""
 
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
+from cl.wiring.components import parameters
 from cl.wiring.tree import Node
 
 
@@ -29,8 +31,12 @@ def _parts(root: Node) -> dict[str, str]:
 def _below(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Node):
         yield place, f"@{value.component.name}"
-        for name, argument in value.arguments.items():
-            yield from _below(argument, f"{place}.{name}")
+        for name, parameter in parameters(value.component.wrapped).items():
+            yield from _below(
+                value.arguments.get(name, None if parameter.required else parameter.default), f"{place}.{name}"
+            )
+    elif isinstance(value, type | FunctionType):  # a default, of which @ is the same
+        yield place, f"@{value.__name__}"
     elif isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _below(item, f"{place}[{key!r}]")

@@ -12,6 +12,9 @@ from cl.engines.deepspeed import DeepSpeedEngine
         {"bfloat16": {"enabled": True}},
         {"gradient_clipping": 1.0},
         {"gradient_allreduce_op": "sum"},
+        {"flops_profiler": {"enabled": True}},
+        {"tensor_parallel": {"autotp_size": 2}},
+        {"data_types": {"param_dtype": "bf16"}},
         {"activation_checkpointing": {"cpu_checkpointing": True}},
         {"zero_optimization": {"stage": 3}},
         {"zero_optimization": {"compute_grad_norm": False}},
@@ -35,6 +38,9 @@ def test_settings_that_are_bindings_are_refused(settings):
         ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size: Input should be a valid integer"),
         ({"communication_data_type": "fp99"}, "refused by DeepSpeed: ValueError: Invalid communication_data_type"),
         ({"aio": 3}, "refused by DeepSpeed: "),
+        ({"aio": {"blok_size": 1}}, "'blok_size', which DeepSpeed does not read. Did you mean 'block_size'"),
+        ({"data_types": {"grad_acum_dtype": "fp32"}}, "'grad_acum_dtype'.*Did you mean 'grad_accum_dtype'"),
+        ({"zero_optimization": {"overlap_com": True}}, "overlap_com: Extra inputs"),
     ],
 )
 def test_settings_that_deepspeed_does_not_take_are_refused_by_name(settings, message):
@@ -44,7 +50,13 @@ def test_settings_that_deepspeed_does_not_take_are_refused_by_name(settings, mes
 
 @pytest.mark.parametrize(
     "settings",
-    [{"communication_data_type": "fp32"}, {"flops_profiler": {"enabled": False}}, {"aio": {"block_size": 1 << 20}}],
+    [
+        {"communication_data_type": "fp32"},
+        {"comms_logger": {"enabled": False}},
+        {"aio": {"block_size": 1 << 20}},
+        {"data_types": {"grad_accum_dtype": "fp32"}},
+        {"tensorboard": {"enabled": False, "output_path": "logs"}},
+    ],
 )
 def test_others_are_merged_over_those_that_are_made(settings):
     plain = DeepSpeedEngine(stage=2, clip=1.0)
