@@ -96,11 +96,10 @@ def _read(config: dict[str, Any], settings: dict[str, Any]) -> None:
 def _unread(settings: dict[str, Any], read: "_Read") -> Iterator[tuple[str, set[str]]]:
     """Names that nobody asked for, and those that were, level by level."""
     for name, value in settings.items():
+        inner = dict.get(read, name)
         if name not in read.names:
             yield str(name), read.names
-        elif (
-            isinstance(inner := dict.get(read, name), _Read) and inner.names
-        ):  # else pydantic, which is strict, read it
+        elif isinstance(inner, _Read) and inner.names:  # else pydantic, which is strict, read it
             yield from _unread(value, inner)
 
 

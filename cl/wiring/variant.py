@@ -32,9 +32,8 @@ def _below(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Node):
         yield place, f"@{value.component.name}"
         for name, parameter in parameters(value.component.wrapped).items():
-            yield from _below(
-                value.arguments.get(name, None if parameter.required else parameter.default), f"{place}.{name}"
-            )
+            default = None if parameter.required else parameter.default
+            yield from _below(value.arguments.get(name, default), f"{place}.{name}")
     elif isinstance(value, type | FunctionType):  # a default, of which @ is the same
         yield place, f"@{value.__name__}"
     elif isinstance(value, dict | list | tuple):
