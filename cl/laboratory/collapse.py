@@ -58,8 +58,8 @@ start's. A collapse to a few directions is told by the rank alone, below 2: what
 something, is not called one. The tail and the uniformity are logged, and bounded only by who asks for it: a tail is
 higher in runs that became a point than in healthy ones, and of fewer than d / 2 rows (MoCo's) there is none.
 
-Where all rows are one point InfoNCE is the log of the number of keys, DCL that of the negatives, and a loss of pairs
-alone its least: tests/collapse holds each to its value and its gradient there. So SimCLR's own loss, log(2 B - 1) of a
+Where all rows are one point InfoNCE is the log of the number of keys, DCL that of the negatives, and the alignment 0,
+its least: tests/collapse holds every loss to its value and its gradient there. So SimCLR's own loss, log(2 B - 1) of a
 batch of B, would have told of its run without negatives, whose loss fell to nothing.
 
 Runs of older code, on this page: {older} of {all}.
