@@ -156,13 +156,16 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
 
 
 def config_of(folder: Path) -> Path | None:
-    """The configuration of the checkpoint that a run goes on from; None where there is none.
+    """The configuration of the newest checkpoint of which it is what was written; None where there is none.
 
     Early ones have none of their own: then it is the run's.
     """
-    with suppress(OSError):  # a `last` that was not written by this
-        for path in _candidates(folder)[:1]:
-            return next((each / CONFIG for each in (path, folder.parent) if (each / CONFIG).is_file()), None)
+    for path in _candidates(folder):
+        with suppress(CheckpointError), _refusing(path):  # a damaged one, which is passed over
+            wanted = json.loads((path / "state.json").read_text())["sha256"].get(CONFIG)
+            found = (path if wanted else folder.parent) / CONFIG
+            if found.is_file() and wanted in (None, hashlib.sha256(found.read_bytes()).hexdigest()):
+                return found
     return None
 
 

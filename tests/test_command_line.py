@@ -1,5 +1,6 @@
 """tools/train.py as a person types it: bad input is one paragraph and an exit code, never a traceback."""
 
+import hashlib
 import json
 import os
 import re
@@ -104,6 +105,17 @@ def test_a_refused_resume_leaves_nothing_but_its_exit_code(tmp_path):
         assert json.loads((run / "exit.0.json").read_text()) == {"code": code} and files() == before, other
 
 
+def with_config(checkpoint: Path, text: str | None) -> None:
+    """A checkpoint as if it had been written with this configuration; None: as an early one, which has none."""
+    about = json.loads((checkpoint / "state.json").read_text())
+    del about["sha256"]["state.json"], about["sha256"]["config.gin"]
+    (checkpoint / "config.gin").unlink()
+    if text is not None:
+        (checkpoint / "config.gin").write_text(text)
+        about["sha256"]["config.gin"] = hashlib.sha256(text.encode()).hexdigest()
+    (checkpoint / "state.json").write_text(json.dumps(about))
+
+
 @pytest.mark.parametrize(
     ("other", "what"),
     [
@@ -117,12 +129,10 @@ def test_a_run_does_not_go_on_as_another_variant_whose_weights_would_fit(other, 
     assert launch.main([*arguments(other, run, *TINY), "--resume"]) == 5
     assert re.search(what, capsys.readouterr().err)
 
-    early = run / "checkpoints" / "step-00000003" / "config.gin"
-    kept = early.read_bytes()
-    early.unlink()  # as of a checkpoint that has none: the run's counts
-    assert launch.main([*arguments(other, run, *TINY), "--resume"]) == 5
+    shutil.copytree(run, tmp_path / "early")
+    with_config(tmp_path / "early" / "checkpoints" / "step-00000003", None)  # then the run's counts
+    assert launch.main([*arguments(other, tmp_path / "early", *TINY), "--resume"]) == 5
     assert re.search(what, capsys.readouterr().err)
-    early.write_bytes(kept)
 
     assert launch.main(arguments(other, copied, *TINY)) == 0
     shutil.rmtree(copied / "checkpoints")
@@ -134,19 +144,28 @@ def test_a_run_does_not_go_on_as_another_variant_whose_weights_would_fit(other, 
 def test_a_run_of_components_that_are_not_named_does_not_go_on(tmp_path, capsys):
     run = tmp_path / "run"
     assert launch.main(arguments("simclr", run, *TINY)) == 0
-    config = run / "checkpoints" / "step-00000003" / "config.gin"
-    config.write_text(config.read_text().replace("@InfoNCE()", "@TheirOwnLoss()"))
+    saved = run / "checkpoints" / "step-00000003"
+    with_config(saved, (saved / "config.gin").read_text().replace("@InfoNCE()", "@TheirOwnLoss()"))
     assert launch.main([*arguments("simclr", run, *TINY), "--resume"]) == 5
     said = capsys.readouterr().err
     assert "TheirOwnLoss" in said and "--import" in said
 
 
-def test_a_default_that_is_written_down_makes_no_other_variant(tmp_path, capsys):
+def test_a_default_that_is_written_down_makes_no_other_variant(tmp_path):
     run, more = tmp_path / "run", ["SmallResNet.norm = @BatchNorm", "cl.train.steps = 4"]
     assert launch.main(arguments("simclr", run, *TINY)) == 0
     assert launch.main([*arguments("simclr", run, *TINY, *more), "--resume"]) == 0
-    (run / "checkpoints" / "last").write_text("x" * 400)
-    assert launch.main([*arguments("simclr", run, *TINY, *more), "--resume"]) in (0, 5)
+
+
+@pytest.mark.parametrize(("damage", "step"), [("step-00000003/config.gin", 2), ("last", 3)])
+def test_what_is_damaged_is_passed_over_and_no_reason_to_call_it_another_variant(damage, step, tmp_path, capsys):
+    run, settings = tmp_path / "run", [*TINY, "cl.train.checkpoint_every = 1"]
+    assert launch.main(arguments("simclr", run, *settings)) == 0
+    (run / "checkpoints" / damage).write_text("x" * 400)  # longer than a file may be called
+    assert launch.main([*arguments("dcl", run, *settings), "--resume"]) == 5
+    assert "another variant" in capsys.readouterr().err
+    assert launch.main([*arguments("simclr", run, *settings), "--resume"]) == 0
+    assert f"goes on after step {step} (checkpoints/step-{step:08d})" in capsys.readouterr().out
 
 
 def test_what_is_no_run_gets_no_exit_code(tmp_path):
