@@ -14,7 +14,7 @@ in which every weight, momentum copy, queue and centre moves, or a rule refuses 
 `python tools/composition.py`; a test holds it.
 """
 
-ELSEWHERE = "(not of these parts: see tests/test_rules.py, test_networks.py)"
+ELSEWHERE = "(not of these parts: see tests/composition/test_rules_prevent.py)"
 """Said of a rule that refuses no mix."""
 
 
