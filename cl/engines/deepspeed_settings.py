@@ -26,7 +26,7 @@ OURS = {
     "gradient_allreduce_op": "this engine, whose gradient is the mean over ranks,",
     "managed_gradient_accumulation": "this engine",
     "wall_clock_breakdown": "tools/bench.py",
-    "flops_profiler": "tools/bench.py",
+    "flops_profiler": "this engine, whose steps it cannot time,",
     "tensor_parallel": "this engine, whose networks are whole on every rank,",
 }
 """Settings of DeepSpeed's that are ours to decide."""

@@ -52,10 +52,7 @@ def networks(training: Training) -> Iterator[str]:
             f"The networks fail on made-up samples, of which {_told(views)}: {type(failed[0]).__name__}: {said}. Look "
             f"at {type(training.views).__name__}.transforms, and at the towers' trunk, heads, mean and std."
         )
-        if training.place.device.type == "cpu":
-            yield message
-        else:  # where they are not yet
-            logger.warning(message)
+        yield from _told_here(training, message)
         return
     for name, term in training.objective.terms.items():
         width = found[term.embedding].q.shape[1]
@@ -104,10 +101,15 @@ def _in_training(training: Training) -> Iterator[str]:
             f"In training as few samples as {count} pass the networks at a time, and those fail: "
             f"{str(error).rstrip('.')}. Bind {more} higher{', or leave it out' if cut else ''}, or take another norm."
         )
-        if training.place.device.type == "cpu":
-            yield message
-        else:  # where they are not yet
-            logger.warning(message)
+        yield from _told_here(training, message)
+
+
+def _told_here(training: Training, message: str) -> Iterator[str]:
+    """A refusal where the networks are tried on the device that they train on; elsewhere a warning."""
+    if training.place.device.type == "cpu":
+        yield message
+    else:
+        logger.warning(message)
 
 
 def _modules(encoder: Encoder) -> Iterator[nn.Module]:
