@@ -1,5 +1,10 @@
 """What of DeepSpeed's own settings is taken, and what is refused, by name and before anything starts."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cl.engines.deepspeed import DeepSpeedEngine
@@ -62,3 +67,23 @@ def test_others_are_merged_over_those_that_are_made(settings):
     plain = DeepSpeedEngine(stage=2, clip=1.0)
     engine = DeepSpeedEngine(stage=2, clip=1.0, settings=settings | {"zero_optimization": {"reduce_bucket_size": 1000}})
     assert engine.config == plain.config | settings | {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_what_deepspeed_refuses_when_it_starts_ends_the_run_with_2(tmp_path):
+    small = ["cl.train.steps = 2", "MemoryViews.batch = 16", "cl.train.evaluations = []"]
+    params = [*small, "DeepSpeedEngine.settings = {'zero_optimization': {'zenflow': {}}}"]
+    files = ["--gin", "gin/simclr.gin", "--gin", "gin/scale/zero1.gin", "--out", str(tmp_path / "run")]
+    given = [word for param in params for word in ("--param", param)]
+    done = subprocess.run(
+        [sys.executable, "tools/train.py", *files, *given],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 2 and "ConfigError: DeepSpeed does not start with" in done.stderr
+    assert "Traceback" not in done.stderr
