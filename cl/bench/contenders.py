@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.losses.info_nce import InfoNCE
+from cl.losses.sigmoid import Sigmoid
 from cl.losses.tiles import Products
 from cl.types import Contrast
 
 TEMPERATURE = 0.1
+BIAS = -10.0
 CLASSES = 100
 QUERIES = 256
 
@@ -150,6 +152,35 @@ def _clip_open_clip(n: int, d: int) -> Pass:
     return _passes(lambda: loss(image, text, scale), image, text)
 
 
+# SigLIP: n pairs.
+
+
+def _siglip_ours(products: Products) -> Contender:
+    def build(n: int, d: int) -> Pass:
+        image, text, loss = _rows(n, d, 0), _rows(n, d, 1), Sigmoid(TEMPERATURE, BIAS, products=products)
+        return _passes(lambda: loss(Contrast.pairs(image, text, both_ways=True)), image, text)
+
+    return build
+
+
+def _siglip_plain(n: int, d: int) -> Pass:
+    image, text = _rows(n, d, 0), _rows(n, d, 1)
+
+    def loss() -> Tensor:
+        sign = 2 * torch.eye(n) - 1
+        return -F.logsigmoid(sign * (image @ text.T / TEMPERATURE + BIAS)).sum() / n
+
+    return _passes(loss, image, text)
+
+
+def _siglip_open_clip(n: int, d: int) -> Pass:
+    from open_clip.loss import SigLipLoss
+
+    image, text, loss = _rows(n, d, 0), _rows(n, d, 1), SigLipLoss()
+    scale, bias = torch.tensor(1 / TEMPERATURE), torch.tensor(BIAS)
+    return _passes(lambda: loss(image, text, scale, bias), image, text)
+
+
 # MoCo: QUERIES queries, their keys, a queue of n.
 
 
@@ -238,6 +269,18 @@ CASES: Mapping[str, Case] = {
             "open_clip": _clip_open_clip,
             # The product twice, and one for the gradient of each side.
             FLOOR: lambda n, d: _products(n, n, d, 4),
+        },
+    ),
+    "siglip": Case(
+        "pairs",
+        2,
+        {
+            OURS: _siglip_ours("float32"),
+            LOW: _siglip_ours("bfloat16"),
+            "PyTorch": _siglip_plain,
+            "open_clip": _siglip_open_clip,
+            # The product once, and one for the gradient of each side.
+            FLOOR: lambda n, d: _products(n, n, d, 3),
         },
     ),
     "moco": Case(

@@ -1,21 +1,32 @@
 """Log-sum-exps of inner products, a tile of the `m n` logits at a time.
 
 A tile is multiplied, exponentiated, summed and forgotten, and multiplied again in the backward pass: memory is
-O((m + n) d) for any number of rows. Tiles that come to a few MB in all are kept instead, because a few hundred rows
-would pay more for the second product than they save. Where the keys need no gradient nothing is computed twice,
-because the queries' gradient, the softmax-weighted mean of the keys, is gathered along with the sums.
+O((m + n) d) for any number of rows. Only the first tiles, 32 MB, are kept, because a few hundred rows would pay more
+for the second product than they save. Where the keys need no gradient nothing is computed twice, because the queries'
+gradient, the softmax-weighted mean of the keys, is gathered along with the sums.
 
 These are functions of plain rows. Scale the queries before (rows that meet themselves by the root of the scale), and
-autograd gives a learned temperature its exact gradient.
+autograd gives a learned temperature its exact gradient. Within, logarithms and powers are to the base of two, and rows
+are scaled by log2(e): on a CPU that takes a third of the time of exp.
 """
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cl.losses.tiles import FEW, Pairs, Plan, Products, Tile, Tiles, refuse_second
+from cl.losses.tiles import Pairs, Plan, Products, Tile, Tiles, refuse_second
+
+LN2, LOG2E = math.log(2), 1 / math.log(2)
+
+COLUMNS, ROWS = 128, 32
+"""Of a tile so many columns are weighed at a time, and so many rows added up where its columns are.
+
+Threads share a tile by its rows then, as they did when it was made; otherwise half of it would lie in another core's
+cache.
+"""
 
 
 def logsumexp(
@@ -32,33 +43,34 @@ def logsumexp(
             is off by up to |s| / 256, at random, so that a sum over n keys is off by some |s| / (256 sqrt(n)). Where
             the device has no such products, rows are rounded and multiplied as float32.
     """
-    return _Rows.apply(q, k, apart, tile, products)  # type: ignore[return-value]
+    return LN2 * _Rows.apply(q * LOG2E, k, apart, tile, products)  # type: ignore[operator]
 
 
 def logsumexp_both_ways(
     q: Float[Tensor, "m d"], k: Float[Tensor, "n d"], apart: Pairs, tile: int = 512, products: Products = "float32"
 ) -> tuple[Float[Tensor, "m"], Float[Tensor, "n"]]:
     """Of every row over the keys, and of every key over the rows, from one product."""
-    return _BothWays.apply(q, k, apart, tile, products)  # type: ignore[return-value]
+    of_rows, of_keys = _BothWays.apply(q * LOG2E, k, apart, tile, products)
+    return LN2 * of_rows, LN2 * of_keys
 
 
 def logsumexp_itself(
     z: Float[Tensor, "m d"], apart: Pairs, tile: int = 512, products: Products = "float32"
 ) -> Float[Tensor, "m"]:
     """Of rows that are their own keys, from the upper triangle of the product. Pairs must be apart both ways."""
-    return _Itself.apply(z, apart, tile, products)  # type: ignore[return-value]
+    return LN2 * _Itself.apply(z * LOG2E**0.5, apart, tile, products)  # type: ignore[operator]
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
         ctx.frozen = not ctx.needs_input_grad[1]
-        plan = Plan(q, k, apart, tile, products, exponentials=True, again=not ctx.frozen)
+        plan = Plan(q, k, apart, tile, products, powers=True, again=not ctx.frozen)
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles, weigh=ctx.frozen and ctx.needs_input_grad[0])
         for part in tiles:
             sums.add(part)
-        lse = sums.log()
+        lse = sums.log2()
         ctx.plan = plan
         if ctx.frozen:
             ctx.save_for_backward(sums.weighted, sums.total)
@@ -81,7 +93,7 @@ class _Rows(torch.autograd.Function):
         dq = torch.zeros_like(q) if ctx.needs_input_grad[0] else None
         dk = torch.zeros_like(k) if ctx.needs_input_grad[1] else None
         for part in tiles:
-            e = part.values if shift is None else part.values.sub_(shift[part.rows, None]).exp_()
+            e = part.values if shift is None else part.values.sub_(shift[part.rows, None]).exp2_()
             if dq is not None:
                 tiles.accumulate(dq[part.rows], e, tiles.k[part.keys])
             if dk is not None:
@@ -92,13 +104,13 @@ class _Rows(torch.autograd.Function):
 class _BothWays(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, apart: Pairs, tile: int, products: Products) -> tuple[Tensor, Tensor]:
-        plan = Plan(q, k, apart, tile, products, exponentials=True, again=any(ctx.needs_input_grad))
+        plan = Plan(q, k, apart, tile, products, powers=True, again=any(ctx.needs_input_grad))
         tiles = Tiles(q, k, plan)
         sums = _Sums(len(q), tiles), _Sums(len(k), tiles)
         for part in tiles:
             sums[1].add_across(part)
             sums[0].add(part)
-        lse = sums[0].log(), sums[1].log()
+        lse = sums[0].log2(), sums[1].log2()
         ctx.plan = plan
         ctx.save_for_backward(q, k, *lse)
         return lse
@@ -121,14 +133,14 @@ class _Itself(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, apart: Pairs, tile: int, products: Products) -> Tensor:
         again = ctx.needs_input_grad[0]
-        plan = Plan(z, z, apart, tile, products, triangle=True, exponentials=True, again=again)
+        plan = Plan(z, z, apart, tile, products, triangle=True, powers=True, again=again)
         tiles = Tiles(z, z, plan)
         sums = _Sums(len(z), tiles)
         for part in tiles:
             if part.rows != part.keys:
                 sums.add_across(part)
             sums.add(part)
-        lse = sums.log()
+        lse = sums.log2()
         ctx.plan = plan
         ctx.save_for_backward(z, lse)
         return lse
@@ -149,9 +161,9 @@ class _Itself(torch.autograd.Function):
 
 
 class _Sums:
-    """Sums of exponentials of the rows' logits, relative to the largest so far where logits are not bounded.
+    """Sums of two to the power of the rows' logits, relative to the largest so far where logits are not bounded.
 
-    With `weigh` also the keys' sums, each by its exponential.
+    With `weigh` also the keys' sums, each by its power.
     """
 
     def __init__(self, n: int, tiles: Tiles, weigh: bool = False):
@@ -163,34 +175,31 @@ class _Sums:
     def add(self, part: Tile) -> None:
         """To a tile's rows; overwrites logits."""
         if self.top is not None:
-            part.values.sub_(self._raised(self.top, part.rows, part.values.amax(dim=1))[:, None]).exp_()
+            part.values.sub_(self._raised(self.top, part.rows, part.values.amax(dim=1))[:, None]).exp2_()
         self.total[part.rows].add_(part.values.sum(dim=1, dtype=self.total.dtype))
         if self.weighted is not None:
             self.tiles.accumulate(self.weighted[part.rows], part.values, self.tiles.k[part.keys])
 
     def add_across(self, part: Tile) -> None:
         """To a tile's keys; without `weigh`."""
-        total = self.total[part.keys]
-        if self.top is None:
-            total += part.values.sum(dim=0, dtype=total.dtype)
-            return
-        top = self._raised(self.top, part.keys, part.values.amax(dim=0))
-        for values in part.values.split(FEW):
-            total += (values - top).exp_().sum(dim=0)
+        values = part.values
+        if self.top is not None:
+            values = (values - self._raised(self.top, part.keys, values.amax(dim=0))).exp2_()
+        self.total[part.keys].add_(_down(values, self.total.dtype))
 
     def _raised(self, tops: Tensor, at: slice, top: Tensor) -> Tensor:
         # What logits are relative to from now on.
         top = torch.maximum(tops[at], top)
         finite = top.clamp(min=torch.finfo(top.dtype).min)
-        shrink = (tops[at] - finite).exp()
+        shrink = (tops[at] - finite).exp2()
         tops[at] = top
         self.total[at] *= shrink
         if self.weighted is not None:
             self.weighted[at] *= shrink[:, None]
         return finite
 
-    def log(self) -> Tensor:
-        return self.total.log() if self.top is None else self.top + self.total.log()
+    def log2(self) -> Tensor:
+        return self.total.log2() if self.top is None else self.top + self.total.log2()
 
 
 def _weighted(
@@ -199,20 +208,29 @@ def _weighted(
     """Derivative of both directions' log-sum-exps by the tile's logits; overwrites it."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
     u, v = tiles.cast(u[part.rows, None]), tiles.cast(v[None, part.keys])
-    buffer = part.values.new_empty(min(FEW, len(u)), v.shape[1])
-    for start in range(0, len(u), FEW):
-        few = slice(start, start + FEW)
-        values = part.values[few]
-        beside = buffer[: len(values)]
+    buffer = part.values.new_empty(len(u), min(COLUMNS, v.shape[1]))
+    for start in range(0, v.shape[1], COLUMNS):
+        few = slice(start, start + COLUMNS)
+        values = part.values[:, few]
+        beside = buffer[:, : values.shape[1]]
         if row_shift is None or key_shift is None:
-            values.mul_(torch.add(u[few], v, out=beside))
+            values.mul_(torch.add(u, v[:, few], out=beside))
         else:
-            other = torch.sub(values, key_shift[None, part.keys], out=beside).exp_().mul_(v)
-            values.sub_(row_shift[part.rows, None][few]).exp_().mul_(u[few]).add_(other)
+            other = torch.sub(values, key_shift[None, part.keys][:, few], out=beside).exp2_().mul_(v[:, few])
+            values.sub_(row_shift[part.rows, None]).exp2_().mul_(u).add_(other)
     return part.values
+
+
+def _down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The columns' sums."""
+    whole = len(values) - len(values) % ROWS
+    if whole <= ROWS:
+        return values.sum(dim=0, dtype=dtype)
+    total = values[:whole].unflatten(0, (-1, ROWS)).sum(dim=1, dtype=dtype).sum(dim=0)
+    return total if whole == len(values) else total.add_(values[whole:].sum(dim=0, dtype=dtype))
 
 
 def _weights(tiles: Tiles, lse: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor]:
     """What turns logits into g softmax: (a shift or none, factors); 0 for rows that meet nothing."""
     lse = lse.masked_fill(lse == -torch.inf, torch.inf)
-    return (None, g * (-lse).exp()) if tiles.bounded else (lse, g)
+    return (None, g * (-lse).exp2()) if tiles.bounded else (lse, g)

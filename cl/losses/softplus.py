@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class _Sum(torch.autograd.Function):
             if part.positive is not None:
                 turned = -s[part.positive]
                 s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet
-            total += F.softplus(s).sum(dtype=tiles.dtype)
+            total += _softplus(s, tiles.dtype)
             if wanted:
                 w = s.sigmoid_()
                 if part.positive is not None:
@@ -65,3 +64,18 @@ class _Sum(torch.autograd.Function):
         refuse_second()
         (g,) = grads
         return *(g * gathered for gathered in ctx.saved_tensors), None, None, None, None
+
+
+def _softplus(s: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of softplus(s) = relu(s) + log(1 + e), where e = exp(-|s|), with one logarithm for up to 64 pairs.
+
+    That is the time it takes. Of factors 1 + a and 1 + b the product is 1 + (a + b + a b), where nothing cancels; of
+    64, each at most 2, it is at most 2^64.
+    """
+    e = s.abs().to(dtype).neg_().exp_()
+    for _ in range(6):
+        half = (len(e) + 1) // 2
+        e, b = e[:half], e[half:]
+        a = e[: len(b)]
+        a += torch.addcmul(b, a, b)
+    return s.relu().sum(dtype=dtype) + e.log1p_().sum()

@@ -1,6 +1,7 @@
 """The products of rows and keys, a tile at a time. What the losses that need no `m n` matrix are built on."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,15 +11,12 @@ from torch import Tensor
 from cl.choices import check_choice
 from cl.precision import has_bfloat16
 
-BOUND = 50.0
-"""The exponential of a logit of at most this size, a sum of 10^6 of them, and a 10^6th of that sum's inverse are normal
-float32 numbers."""
+BOUND = 72.0
+"""Two to the power of a product of at most this size, a sum of 10^6 of them, and a 10^6th of that sum's inverse are
+normal float32 numbers."""
 
-KEPT = 2**20
-"""Tiles of at most so many numbers in all are kept for the backward pass: 4 MB in float32."""
-
-FEW = 128
-"""Rows of a tile that are weighed at a time, so that what that takes stays in the cache."""
+KEPT = 2**23
+"""So many numbers of the first tiles are kept for the backward pass: 32 MB in float32."""
 
 Products = Literal["float32", "bfloat16"]
 """Of rows as they are, or rounded to bfloat16. Where a device has no products of that, float32's stand in: of two such
@@ -35,10 +33,10 @@ Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]] | Callab
 
 
 class Tile(NamedTuple):
-    """A tile of the logits or, by a bounded plan, of their exponentials, and which of its pairs are positive.
+    """A tile of the products or, by a bounded plan, of two to their power, and which of its pairs are positive.
 
-    By a plan that is to come again exponentials may not be changed the first time. Otherwise a tile may be, and is in
-    a buffer that the next one overwrites.
+    By a plan that is to come again powers may not be changed the first time. Otherwise a tile may be, and is in a
+    buffer that the next one overwrites.
     """
 
     rows: slice
@@ -53,16 +51,18 @@ class Plan:
     Args:
         q: rows.
         k: keys.
-        apart: which pairs never meet: their logits are -inf.
+        apart: which pairs never meet: their products are -inf.
         tile: rows and keys of a tile.
         products: precision of the products; sums are as wide as the rows.
         triangle: only tiles on and above the diagonal.
         positive: pairs that tiles are to name.
-        exponentials: what is wanted are the logits' exponentials.
+        powers: what is wanted is two to the power of the products, which is quicker than other exponentials.
         again: the tiles are wanted a second time.
 
     Attributes:
-        bounded: tiles are exponentials, which need no shift: by the rows' lengths no logit is larger than BOUND.
+        bounded: tiles are powers, which need no shift: by the rows' lengths no product is larger than BOUND.
+        kept: the first tiles, once they were made, until they come again.
+        room: numbers that may be kept.
     """
 
     def __init__(
@@ -74,29 +74,27 @@ class Plan:
         products: Products,
         triangle: bool = False,
         positive: Pairs | None = None,
-        exponentials: bool = False,
+        powers: bool = False,
         again: bool = False,
     ):
         self.m, self.n = len(q), len(k)
-        self.bounded = exponentials and _bounded(q, k)
+        self.bounded = powers and _bounded(q, k)
         self.low = products == "bfloat16"
         self.native = self.low and has_bfloat16(q.device)
         self.apart = apart
         self.tile = tile
         self.triangle = triangle
         self.positive = positive
-        self.kept: list[Tile] | None = [] if again and self.bounded and self._size() <= KEPT else None
+        self.kept: list[Tile] = []
+        self.room = KEPT if again and self.bounded else 0
 
-    def _size(self) -> int:
-        if not self.triangle:
-            return self.m * self.n
-        return sum((min(start + self.tile, self.m) - start) * (self.n - start) for start in range(0, self.m, self.tile))
-
-    def blocks(self) -> Iterator[tuple[slice, Split, Split]]:
-        """Blocks of rows, and of each of their tiles which pairs are apart and which are positive."""
+    def places(self) -> Iterator[tuple[slice, slice, Split, Split]]:
+        """Rows and keys of every tile, and of slices of the keys which pairs are apart and which are positive."""
         for start in range(0, self.m, self.tile):
             rows = slice(start, min(start + self.tile, self.m))
-            yield rows, self._split(self.apart, rows), self._split(self.positive, rows)
+            apart, positive = self._split(self.apart, rows), self._split(self.positive, rows)
+            for first in range(start if self.triangle else 0, self.n, self.tile):
+                yield rows, slice(first, min(first + self.tile, self.n)), apart, positive
 
     def _split(self, pairs: Pairs | None, rows: slice) -> Split:
         found = None if pairs is None else pairs(rows)
@@ -138,27 +136,27 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         plan = self.plan
-        if plan.kept:
-            kept, plan.kept = plan.kept, None  # given away: they may be changed now
-            yield from kept
-            return
-        for rows, apart, positive in plan.blocks():
-            for first in range(rows.start if plan.triangle else 0, plan.n, plan.tile):
-                keys = slice(first, min(first + plan.tile, plan.n))
-                values = self._product(rows, keys)
-                if (here := apart(keys)) is not None:
-                    values[here] = -torch.inf
-                made = Tile(rows, keys, values.exp_() if self.bounded else values, positive(keys))
-                if plan.kept is not None:
-                    plan.kept.append(made)
-                yield made
+        room, plan.room = plan.room, 0
+        kept, plan.kept = plan.kept, []  # given away: they may be changed now
+        yield from kept
+        for rows, keys, apart, positive in islice(plan.places(), len(kept), None):
+            size = (rows.stop - rows.start) * (keys.stop - keys.start)
+            keep = size <= room
+            room = room - size if keep else 0
+            values = self._product(rows, keys, keep)
+            if (here := apart(keys)) is not None:
+                values[here] = -torch.inf
+            made = Tile(rows, keys, values.exp2_() if self.bounded else values, positive(keys))
+            if keep:
+                plan.kept.append(made)
+            yield made
 
-    def _product(self, rows: slice, keys: slice) -> Tensor:
+    def _product(self, rows: slice, keys: slice, keep: bool) -> Tensor:
         q, k = self.q[rows], self.k[keys]
-        if self.plan.kept is not None:
+        if keep:
             return q @ k.T
-        if self.buffer is None:  # the first tile is the largest
-            self.buffer = q.new_empty(len(q) * len(k))
+        if self.buffer is None:
+            self.buffer = q.new_empty(min(self.plan.m, self.plan.tile) * min(self.plan.n, self.plan.tile))
         return torch.mm(q, k.T, out=self.buffer[: len(q) * len(k)].view(len(q), len(k)))
 
     def accumulate(self, total: Tensor, w: Tensor, rows: Tensor) -> None:

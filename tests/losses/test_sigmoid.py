@@ -8,6 +8,7 @@ from oracle import contrasts, leaves
 from tiny import rows
 
 from cl.losses.sigmoid import Sigmoid
+from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature
 from cl.types import Contrast
 
@@ -57,6 +58,16 @@ def test_collapsed_at_the_bias(b, bias):
     value = Sigmoid(0.1, bias).double()(Contrast.pairs(z, z, both_ways=True))
     x = Sigmoid(0.1, bias).bias.double()
     torch.testing.assert_close(value, ((b - 1) * F.softplus(x) + F.softplus(-x))[0])
+
+
+@pytest.mark.parametrize("logit", [-30.0, -1e-6, 0.0, 5.0, 1e4])
+def test_pairs_that_are_all_alike_and_many(logit):
+    """At 0 each factor of the products that the logarithms are taken of is the largest."""
+    z = torch.ones(512, 1)
+    none = (torch.zeros(0, dtype=torch.int64),) * 2
+    value = softplus_sum(z, z * logit, torch.zeros(1), lambda at: none, lambda at: none)
+    expected = 512**2 * F.softplus(torch.tensor(logit, dtype=torch.float64))
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_needs_a_pool():
