@@ -1,5 +1,6 @@
 """Recipes in small: as one process and as several train them in tests."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,12 @@ COMMON = {
 
 def params(values):
     return [f"{name} = {value}" for name, value in values.items()]
+
+
+def toy(path: Path, shards: Path, trunk: Path | None = None) -> list[str]:
+    """The bindings a recipe's header names for a toy-sized step."""
+    found = re.findall(r"^# toy: (.+)$", path.read_text(), re.MULTILINE)
+    return [line.replace("{shards}", str(shards)).replace("{trunk}", str(trunk)) for line in found]
 
 
 OWN = {

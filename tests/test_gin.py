@@ -7,6 +7,7 @@ from pathlib import Path
 import extras
 import pytest
 import torch
+from recipes import toy
 from safetensors.torch import save_file
 
 from cl import rules, wiring
@@ -38,12 +39,6 @@ def given(path: Path) -> Path:
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT / "gin"))
-
-
-def toy(path: Path, shards: Path, trunk: Path) -> list[str]:
-    """The bindings a recipe's header names for a toy-sized step."""
-    found = re.findall(r"^# toy: (.+)$", path.read_text(), re.MULTILINE)
-    return [line.replace("{shards}", str(shards)).replace("{trunk}", str(trunk)) for line in found]
 
 
 @pytest.fixture(scope="module")

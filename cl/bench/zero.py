@@ -49,7 +49,8 @@ def formula(stage: int, world: int, parameters: int) -> dict[str, float]:
 def memory(recipe: Path) -> list[dict[str, Any]]:
     """Bytes a rank holds between a backward pass and its step, at every stage on 1, 2 and 4 processes."""
     rows = []
-    print(f"{'':>16}{'parameters':>24}{'gradients':>24}{'optimizer':>24}   MB a rank: measured / formula")
+    heads = "".join(f"{head:>24}" for head in ("parameters", "gradients", "optimizer", "step"))
+    print(f"{'':>16}{heads}   MB a rank: measured / formula")
     for world in WORLDS:
         for stage in STAGES:
             with _ranks(world, "memory", str(recipe), str(stage)) as ranks:
@@ -62,7 +63,7 @@ def memory(recipe: Path) -> list[dict[str, Any]]:
             cells = [
                 f"{row[n]['bytes'] / 1e6:.0f} / {row[n]['formula'] / 1e6:.0f}"
                 for n in ("parameters", "gradients", "optimizer")
-            ]
+            ] + [f"{row['step_seconds']:.1f} s"]
             print(f"ZeRO {stage} on {world:>2}   " + "".join(f"{cell:>24}" for cell in cells), flush=True)
     return rows
 

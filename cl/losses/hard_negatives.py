@@ -62,7 +62,7 @@ class HardNegativeInfoNCE(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits a tile is in memory.
+        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits some 32 MB are in memory.
 
         Raises:
             ConfigError: a row with several positives.

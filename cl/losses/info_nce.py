@@ -33,7 +33,7 @@ class InfoNCE(nn.Module):
             of the gradient then does not depend on how many there are), or count in it ("count", the reference's).
         smoothing: share of the target that is spread evenly over all candidates, the positives among them, as
             `torch.nn.functional.cross_entropy` has it; in [0, 1).
-        tile: rows and keys whose logits are in memory at a time; 512 suits a CPU, a GPU wants more.
+        tile: rows and keys whose logits are made at a time; 512 suits a CPU, a GPU wants more.
         products: "bfloat16" is faster where the machine computes with it, about as fast elsewhere, and lets a logit s
             be off by |s| / 256.
     """
@@ -62,7 +62,7 @@ class InfoNCE(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Of many logits a tile is in memory."""
+        """Mean over the contributing rows; float32 under autocast too. Of many logits some 32 MB are in memory."""
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):

@@ -43,12 +43,13 @@ class _Sum(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         dq, dk = torch.zeros_like(q), torch.zeros_like(k)
         dbias, total = torch.zeros_like(bias), bias.new_zeros((), dtype=torch.float64)
+        beside = q.new_empty(min(len(q), tile) * min(len(k), tile))
         for part in tiles:
             s = part.values.add_(bias)
             if part.positive is not None:
                 turned = -s[part.positive]
                 s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet
-            total += _softplus(s, tiles.dtype)
+            total += _softplus(s, beside[: s.numel()].view(s.shape))
             if wanted:
                 w = s.sigmoid_()
                 if part.positive is not None:
@@ -66,16 +67,18 @@ class _Sum(torch.autograd.Function):
         return *(g * gathered for gathered in ctx.saved_tensors), None, None, None, None
 
 
-def _softplus(s: Tensor, dtype: torch.dtype) -> Tensor:
+def _softplus(s: Tensor, beside: Tensor) -> Tensor:
     """Sum of softplus(s) = relu(s) + log(1 + e), where e = exp(-|s|), with one logarithm for up to 64 pairs.
 
-    That is the time it takes. Of factors 1 + a and 1 + b the product is 1 + (a + b + a b), where nothing cancels; of
-    64, each at most 2, it is at most 2^64.
+    The logarithm is what takes the time. Of factors 1 + a and 1 + b the product is 1 + (a + b + a b), where nothing
+    cancels; of 64, each at most 2, it is at most 2^64. `beside` is as large as s, and overwritten.
     """
-    e = s.abs().to(dtype).neg_().exp_()
+    s = s.to(beside.dtype)
+    total = torch.clamp(s, min=0, out=beside).sum()
+    e = torch.abs(s, out=beside).neg_().exp_()
     for _ in range(6):
-        half = (len(e) + 1) // 2
-        e, b = e[:half], e[half:]
-        a = e[: len(b)]
-        a += torch.addcmul(b, a, b)
-    return s.relu().sum(dtype=dtype) + e.log1p_().sum()
+        half = (e.shape[1] + 1) // 2
+        e, b = e[:, :half], e[:, half:]
+        a = e[:, : b.shape[1]]
+        a += b.addcmul_(a, b)
+    return total + e.log1p_().sum(dtype=torch.float64)

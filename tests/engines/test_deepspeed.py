@@ -17,11 +17,11 @@ from pathlib import Path
 import extras
 import pytest
 import torch
+from parity import SMALL_STEPS, WORLD, Reordered, compare, train, train_sharded, worst
 from ranks import met, processes
 from recipes import BATCH, ROOT, sharded, smooth, wired
 
 from cl.checkpoint import read
-from cl.components import Step
 from cl.distributed import on_first, rank
 from cl.engines.deepspeed import DeepSpeedEngine
 from cl.run_folder import RunFolder
@@ -38,50 +38,8 @@ ABLATIONS = [f"collapse/{path.stem}" for path in sorted((ROOT / "gin" / "collaps
 """Of which the first steps are compared, and nothing is stopped."""
 RUNNABLE = [recipe for recipe in RECIPES if not recipe.startswith("openmoji") or extras.draws_openmoji()]
 STAGES = (0, 1, 2, 3)
-STEPS, WORLD = 3, 2
 AT_ONCE = 8
 """Recipes of one pair of processes: an engine that was used leaves some 10 MB behind."""
-SMALL_STEPS = {
-    "cl.train.optimizer": "@SGD()",
-    "SGD.lr": 0.005,
-    "SGD.weight_decay": 1e-4,
-}
-
-
-def train(training, gradient_of):
-    """The last step's gradients, and the weights and buffers after it."""
-    training.start()
-    torch.manual_seed(7)  # keys are shuffled as rank 0 says
-    batches = training.views.iterate(training.place)
-    for index in range(STEPS):
-        step, applied = Step(index, STEPS), None
-        while applied is None:
-            output = training.engine(next(batches))
-            training.engine.backward(output)
-            if len(training.engine.outputs) == training.engine.accumulate:
-                trained = [(name, p) for name, p in training.objective.named_parameters() if p.requires_grad]
-                gradients = {name: gradient_of(parameter).clone() for name, parameter in trained}
-            applied = training.engine.step(step)
-        for hook in training.hooks:
-            hook(training.objective, applied, step)
-    buffers = {name: buffer.clone() for name, buffer in training.objective.named_buffers()}
-    return {"gradients": gradients, "weights": training.engine.weights(), "buffers": buffers}
-
-
-class Reordered:
-    """The same batches, the rows of a piece as ranks have them."""
-
-    def __init__(self, views, piece):
-        self.views = views
-        self.piece = piece
-
-    def iterate(self, place):
-        for views in self.views.iterate(place):
-            pieces = torch.arange(BATCH).split(self.piece or BATCH)
-            order = torch.cat([rows[rank::WORLD] for rows in pieces for rank in range(WORLD)])
-            yield views.made().part(order)
-
-
 SPLIT = {
     "SmallResNet.norm": "@SplitBatchNorm",
     "projector/MLP.norm": "@SplitBatchNorm",
@@ -106,6 +64,10 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
         {"DeepSpeedEngine.piece": BATCH // 2 // WORLD},
     ),
     "accumulated": ({"LocalEngine.accumulate": 2}, {"DeepSpeedEngine.accumulate": 2}),
+    "accumulated pieces": (
+        {"LocalEngine.accumulate": 2, "LocalEngine.piece": BATCH // 2},
+        {"DeepSpeedEngine.accumulate": 2, "DeepSpeedEngine.piece": BATCH // 2 // WORLD},
+    ),
     "clipped": ({"LocalEngine.clip": 0.1}, {"DeepSpeedEngine.clip": 0.1}),
     "vicreg": (VICREG, VICREG),
     "barlow": (BARLOW, BARLOW),
@@ -126,12 +88,13 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
     "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
 }
-RUNS = {"moco_v2": ("plain", "shuffled", "offloaded")}
+RUNS = dict.fromkeys(RECIPES, ("plain", "accumulated pieces"))
+RUNS["moco_v2"] += ("shuffled", "offloaded")
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "pieces", "accumulated", "clipped"))
-RUNS["simclr"] = ("plain", "vicreg", "barlow", "settings", "offloaded")
+RUNS["simclr"] += ("vicreg", "barlow", "settings", "offloaded")
 RUNS["clip"] += ("recomputed", "overlapped pieces", "offloaded pieces")
 RUNS["byol"] += ("recomputed", "recomputed pieces")
-"""Recipes that run more than the plain variant."""
+"""Recipes' variants; ablations run the plain one."""
 AT_FOUR = "moco_v2"
 """The recipe that four ranks run too."""
 
@@ -145,13 +108,11 @@ def alone(recipe, variant, reordered=False):
     training = smooth(wired(recipe, SMALL_STEPS | VARIANTS[variant][0] | {"LocalEngine.channels_last": False}))
     if reordered:
         training.views = Reordered(training.views, training.engine.piece)
-    return train(training, lambda p: p.grad)
+    return train(training)
 
 
 def on_ranks(recipe, variant, stage):
-    from deepspeed.utils import safe_get_full_grad
-
-    return train(smooth(sharded(recipe, stage, SMALL_STEPS | VARIANTS[variant][1])), safe_get_full_grad)
+    return train_sharded(smooth(sharded(recipe, stage, SMALL_STEPS | VARIANTS[variant][1])))
 
 
 def run(training, folder, start=None):
@@ -245,30 +206,6 @@ def expected():
     return find
 
 
-def errors(found, wanted):
-    """By tensor, the error in units of what is allowed.
-
-    That is 1e-5 of the tensor's norm, or of a thousandth of all tensors'. A gradient that is zero but for rounding
-    (of a bias in front of batch normalisation) may be any number of that size.
-    """
-    wanted = {name: value.double() for name, value in wanted.items()}
-    whole = float(torch.stack([value.norm() for value in wanted.values()]).norm())
-    for name, value in wanted.items():
-        size, apart = float(value.norm()), float((found[name].double() - value).norm())
-        yield name, apart / (1e-7 * whole if size < 1e-7 * whole else 1e-5 * max(size, 1e-3 * whole))
-
-
-def worst(found, wanted, what, variant="plain"):
-    compared = {
-        name: value
-        for name, value in wanted[what].items()
-        if value.is_floating_point()
-        and ".ring." not in name  # a queue's rows follow the batch's order
-        and not (variant == "shuffled" and "running" in name)  # each rank's own
-    }
-    return max(errors(found[what], compared), key=lambda error: error[1])
-
-
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_a_norm_that_is_none_is_refused(clip):
     with pytest.raises(ValueError, match="clip is a norm above 0"):
@@ -296,25 +233,6 @@ def test_two_ranks_are_one_process(ranks, expected, recipe, variant, stage):
 def test_four_ranks_are_one_process(four, expected, stage):
     found = [torch.load(four / f"four-{stage}-{n}.pt", weights_only=True) for n in range(4)]
     compare(found, *expected(AT_FOUR, "plain"), AT_FOUR, "plain", stage)
-
-
-def compare(found, wanted, control, recipe, variant, stage):
-    first, *others = found
-    assert all(other["weights"] == {} for other in others), "the weights are rank 0's to keep"
-    for what in ("gradients", "weights"):
-        assert first[what].keys() == wanted[what].keys()
-        name, error = worst(first, wanted, what, variant)
-        print(f"{recipe} {variant} {stage} {what}: {error:.2f} of the bound ({name}), reordered {control[what]:.2f}")
-        assert control[what] < 100 and error <= max(1, 4 * control[what]), (what, name)
-    for other in others:
-        for name, value in first["gradients"].items():
-            assert torch.equal(value, other["gradients"][name]), name
-        for name in wanted["buffers"]:
-            shared = variant != "shuffled" or "running" not in name
-            assert torch.equal(first["buffers"][name], other["buffers"][name]) == shared, name
-    for name, value in wanted["buffers"].items():
-        if ".ring." in name and variant != "shuffled":  # whose batches are in another order
-            torch.testing.assert_close(first["buffers"][name], value, rtol=1e-5, atol=1e-5)
 
 
 def losses(folder):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl.losses import tiles
-from cl.losses.logsumexp import LOG2E, logsumexp, logsumexp_both_ways, logsumexp_itself
-from cl.losses.tiles import BOUND, KEPT
+from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
+from cl.losses.tiles import BOUND, KEPT, LOG2E, Plan, Tiles
 
 M, TILE, SEED = st.integers(1, 12), st.integers(1, 7), st.integers(0, 10**6)
 SCALE = st.sampled_from([1.0, 8.0, 300.0])  # 300: products far beyond BOUND
@@ -80,9 +80,22 @@ def test_itself(m, d, tile, scale, share, seed):
     agree([logsumexp_itself(z, pairs(never), tile)], [dense(z, z, never)], [z])
 
 
-@pytest.mark.parametrize("size", [0.5 * BOUND, 0.99 * BOUND, 1.01 * BOUND, 20 * BOUND])
+LARGEST = BOUND / LOG2E
+"""The largest natural logit below which powers need no shift."""
+
+
+def nowhere(rows):
+    return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+
+
+def plan(z, **settings):
+    return Plan(z, z, nowhere, 4, "float32", powers=True, **settings)
+
+
+@pytest.mark.parametrize("size", [0.5 * LARGEST, 0.99 * LARGEST, 1.01 * LARGEST, 20 * LARGEST])
 def test_opposed_float32_rows_stay_finite(size):
     z = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]) * size**0.5
+    assert plan(z).bounded == (size < LARGEST)
     z.requires_grad_()
     lse = logsumexp_itself(z, lambda at: (torch.arange(at.start, at.stop),) * 2, tile=3)
     torch.testing.assert_close(lse, torch.full((4,), size))
@@ -91,19 +104,19 @@ def test_opposed_float32_rows_stay_finite(size):
 
 
 def test_an_even_sum_over_many_keys_at_the_bound():
-    largest = BOUND * math.log(2)
+    largest = 0.999 * LARGEST
     q, k = torch.full((1, 1), largest**0.5), torch.full((2**17, 1), largest**0.5)
-    none = torch.zeros(0, dtype=torch.int64)
-    value = logsumexp(q, k, lambda at: (none, none))
+    assert plan(k).bounded
+    value = logsumexp(q, k, nowhere)
     torch.testing.assert_close(value, torch.tensor([largest + 17 * math.log(2)]))
 
 
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])
 def test_gradients_at_the_bound_are_no_smaller_than_float32(products):
     """As small as those of a mean over many rows whose logits are all as large as the bound."""
-    z = (torch.ones(4, 1) * (0.99 * BOUND * math.log(2)) ** 0.5).requires_grad_()
-    none = torch.zeros(0, dtype=torch.int64)
-    value = logsumexp_itself(z, lambda at: (none, none), products=products).sum()
+    z = (torch.ones(4, 1) * (0.99 * LARGEST) ** 0.5).requires_grad_()
+    assert plan(z).bounded
+    value = logsumexp_itself(z, nowhere, products=products).sum()
     (gradient,) = torch.autograd.grad(1e-12 * value, z)
     torch.testing.assert_close(gradient, 1e-12 * 2 * z.detach(), rtol=1e-5 if products == "float32" else 0.02, atol=0)
 
@@ -111,21 +124,37 @@ def test_gradients_at_the_bound_are_no_smaller_than_float32(products):
 def test_where_there_are_no_products_of_bfloat16_rounded_rows_are_multiplied_as_float32(monkeypatch):
     monkeypatch.setattr(tiles, "has_bfloat16", lambda device: False)
     q, k = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (9, 13))
-    none = torch.zeros(0, dtype=torch.int64)
-    value = logsumexp(q, k, lambda at: (none, none), products="bfloat16")
-    exact = logsumexp(q, k, lambda at: (none, none))
-    scaled = (q * LOG2E).bfloat16().float() / LOG2E  # what is rounded are rows as they are multiplied
-    torch.testing.assert_close(value, logsumexp(scaled, k.bfloat16().float(), lambda at: (none, none)))
-    assert (value - exact).abs().max() > 1e-4
+    value = logsumexp(q, k, nowhere, products="bfloat16")
+    exact = logsumexp(q, k, nowhere)
+    assert torch.equal(value, logsumexp(q.bfloat16().float(), k.bfloat16().float(), nowhere))
+    assert not torch.equal(value, exact)
 
 
 def test_no_keys_at_all():
     q = torch.ones(3, 2, requires_grad=True)
-    none = torch.zeros(0, dtype=torch.int64)
-    value = logsumexp(q, torch.ones(0, 2), lambda at: (none, none))
+    value = logsumexp(q, torch.ones(0, 2), nowhere)
     assert (value == -torch.inf).all()
     torch.where(value.isinf(), 0, value).sum().backward()
     assert (q.grad == 0).all()
+
+
+@pytest.mark.parametrize("triangle", [True, False])
+def test_the_first_tiles_are_kept_until_they_come_again(triangle, monkeypatch):
+    monkeypatch.setattr(tiles, "KEPT", 50)
+    z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    mine = plan(z, triangle=triangle, again=True)
+    passes = []
+    for kept in ((4, 4, 4), (), ()):
+        passes.append([(part.rows, part.keys, part.values.clone()) for part in Tiles(z, z, mine)])
+        assert tuple(len(part.values) for part in mine.kept) == kept  # 16 numbers each, and no fourth one
+    for one, *others in zip(*passes, strict=True):
+        assert all(other[:2] == one[:2] and torch.equal(other[2], one[2]) for other in others)
+
+
+def test_nothing_is_kept_that_does_not_come_again():
+    z = torch.ones(9, 2)
+    for mine in (plan(z), Plan(z * 100, z, nowhere, 4, "float32", powers=True, again=True)):
+        assert list(Tiles(z, z, mine)) and not mine.kept
 
 
 def test_every_further_backward_pass_finds_what_the_first_found():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from oracle import contrasts, leaves
 from tiny import rows
 
+from cl.losses import tiles
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature
@@ -68,6 +69,18 @@ def test_pairs_that_are_all_alike_and_many(logit):
     value = softplus_sum(z, z * logit, torch.zeros(1), lambda at: none, lambda at: none)
     expected = 512**2 * F.softplus(torch.tensor(logit, dtype=torch.float64))
     torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_products_in_bfloat16(native, monkeypatch):
+    monkeypatch.setattr(tiles, "has_bfloat16", lambda device: native)
+    image, text = (rows(40, 16, seed).requires_grad_() for seed in (0, 1))
+    found = []
+    for products in ("float32", "bfloat16"):
+        value = Sigmoid(0.1, -3.0, tile=16, products=products)(Contrast.pairs(image, text, both_ways=True))
+        found.append((value, *torch.autograd.grad(value, (image, text))))
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()
 
 
 def test_needs_a_pool():
