@@ -100,8 +100,9 @@ AT_FOUR = "moco_v2"
 
 
 def runs(recipe, stage):
-    """The variants of a recipe that can be had at a stage."""
-    return [each for each in RUNS.get(recipe, ["plain"]) if stage or not each.startswith("offloaded")]
+    """The variants of a recipe at a stage: nothing is offloaded at 0; time allows gradients in parts twice for most."""
+    first = {"offloaded": 1, "offloaded pieces": 1, "accumulated pieces": 2}
+    return [each for each in RUNS.get(recipe, ["plain"]) if stage >= first.get(each, 0)]
 
 
 def alone(recipe, variant, reordered=False):
