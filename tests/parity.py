@@ -75,7 +75,7 @@ def errors(found, wanted):
         yield name, apart / (1e-7 * whole if size < 1e-7 * whole else 1e-5 * max(size, 1e-3 * whole))
 
 
-SPLIT = ("shuffled", "split")
+OWN_STATISTICS = ("shuffled", "split")
 """Variants whose batch statistics are each rank's own."""
 
 
@@ -85,7 +85,7 @@ def worst(found, wanted, what, variant="plain"):
         for name, value in wanted[what].items()
         if value.is_floating_point()
         and ".ring." not in name  # a queue's rows follow the batch's order
-        and not (variant in SPLIT and "running" in name)
+        and not (variant in OWN_STATISTICS and "running" in name)
     }
     return max(errors(found[what], compared), key=lambda error: error[1])
 
@@ -103,8 +103,8 @@ def compare(found, wanted, control, recipe, variant, stage):
         for name, value in first["gradients"].items():
             assert torch.equal(value, other["gradients"][name]), name
         for name in wanted["buffers"]:
-            shared = variant not in SPLIT or "running" not in name
+            shared = variant not in OWN_STATISTICS or "running" not in name
             assert torch.equal(first["buffers"][name], other["buffers"][name]) == shared, name
     for name, value in wanted["buffers"].items():
-        if ".ring." in name and variant not in SPLIT:  # whose batches are in another order
+        if ".ring." in name and variant not in OWN_STATISTICS:  # whose batches are in another order
             torch.testing.assert_close(first["buffers"][name], value, rtol=1e-5, atol=1e-5)

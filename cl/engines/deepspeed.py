@@ -121,9 +121,8 @@ class DeepSpeedEngine:
     def _config(self) -> dict[str, Any]:
         host = {"device": "cpu"}
         zero: dict[str, Any] = {"stage": self.stage}
-        if (
-            self.stage == 3
-        ):  # small parameters are gathered with the next ones; kept whole, after a step each on its own
+        if self.stage == 3:
+            # Small parameters are gathered with the next ones. Kept whole, each would be gathered alone after a step.
             zero["stage3_param_persistence_threshold"] = 0
         if self.offload:
             zero |= {"offload_optimizer": host} | ({"offload_param": host} if self.stage == 3 else {})

@@ -49,7 +49,7 @@ class DecoupledInfoNCE(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits some 32 MB are in memory."""
+        """Mean over the contributing rows; float32 under autocast too. Of the `m n` logits some 16 MB are in memory."""
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products, decoupled=True):

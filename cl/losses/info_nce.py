@@ -62,7 +62,7 @@ class InfoNCE(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the contributing rows; float32 under autocast too. Of many logits some 32 MB are in memory."""
+        """Mean over the contributing rows; float32 under autocast too. Of many logits some 16 MB are in memory."""
         with torch.autocast(contrast.q.device.type, enabled=False):
             values = []
             for rows in directions(contrast, inverse(self.temperature), self.tile, self.products):

@@ -1,7 +1,7 @@
 """Log-sum-exps of inner products, a tile of the `m n` logits at a time.
 
 A tile is multiplied, exponentiated, summed and forgotten, and multiplied again in the backward pass: memory is
-O((m + n) d) for any number of rows. Only the first tiles, some 32 MB, are kept for it, which spares small batches the
+O((m + n) d) for any number of rows. Only the first tiles, some 16 MB, are kept for it, which spares small batches the
 second product. Where the keys need no gradient nothing is computed twice, because the queries' gradient, the
 softmax-weighted mean of the keys, is gathered along with the sums.
 

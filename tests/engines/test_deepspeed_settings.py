@@ -31,6 +31,13 @@ def test_settings_that_are_bindings_are_refused(settings):
         DeepSpeedEngine(settings=settings)
 
 
+def test_no_parameter_is_kept_whole_at_stage_3_unless_settings_say_so():
+    whole = "stage3_param_persistence_threshold"
+    assert DeepSpeedEngine(stage=3).config["zero_optimization"][whole] == 0
+    own = DeepSpeedEngine(stage=3, settings={"zero_optimization": {whole: 1000}})
+    assert own.config["zero_optimization"] == {"stage": 3, whole: 1000}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
