@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -20,3 +21,8 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def wide(rows: Tensor) -> Tensor:
+    """The same numbers in float32, or in what holds more where they are that: what is not left to autocast."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.encoders.mlp import MLP
+from cl.precision import wide
 
 
 @gin.register
@@ -31,5 +32,5 @@ class Prototypes(nn.Module):
         """In [-1, 1], before a loss's temperature."""
         rows = self.projector(features)
         with torch.autocast(rows.device.type, enabled=False):  # a loss divides them by as little as 0.04
-            rows = F.normalize(rows.float(), dim=1, eps=1e-6)
-            return rows @ F.normalize(self.vectors.float(), dim=1).T
+            rows = F.normalize(wide(rows), dim=1, eps=1e-6)
+            return rows @ F.normalize(wide(self.vectors), dim=1).T

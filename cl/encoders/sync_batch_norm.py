@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cl.distributed import gather, world_size
 from cl.encoders.norms import BatchNorm, SplitBatchNorm
 from cl.errors import ConfigError
+from cl.precision import wide
 
 
 class SyncBatchNorm(BatchNorm):
@@ -76,11 +77,11 @@ def _synchronised(norm: _BatchNorm) -> SyncBatchNorm:
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     # Means of means and of variances, not of squares: no cancellation where the mean is large.
     # Running statistics of float32, which do not move, keep those of bfloat16 rows from being rounded to bfloat16.
-    unmoved = torch.zeros(x.shape[1], device=x.device)
+    unmoved = wide(x.new_zeros(x.shape[1]))
     local = torch.stack(torch.batch_norm_update_stats(x, unmoved, unmoved.clone(), 0.0)).double()
     means, variances = gather(local[None]).unbind(dim=1)
     variance, mean = torch.var_mean(means, dim=0, correction=0)
-    return mean.float(), (variances.mean(dim=0) + variance).float()
+    return mean.to(unmoved), (variances.mean(dim=0) + variance).to(unmoved)
 
 
 class _Normalise(torch.autograd.Function):
@@ -104,8 +105,8 @@ class _Normalise(torch.autograd.Function):
         sums = gather(torch.stack([of_weight, of_bias])[None]).double().sum(dim=0)
         rows = x.numel() // x.shape[1] * world_size()
         scale = inverse if weight is None else weight * inverse
-        with_y, alone = (-(sums / rows) * scale).float().unbind()
+        with_y, alone = (-(sums / rows) * scale).to(mean).unbind()
         # In float32: what is nearly one constant a channel would be rounded alike in all rows, and not average out.
-        rest = F.batch_norm(x.float(), mean, variance, with_y, alone, training=False, eps=ctx.eps)
-        of_x = rest.addcmul_(gradient.float(), scale.float().view(1, -1, *(1 for _ in range(x.ndim - 2)))).to(x.dtype)
+        rest = F.batch_norm(wide(x), mean, variance, with_y, alone, training=False, eps=ctx.eps)
+        of_x = rest.addcmul_(wide(gradient), scale.to(mean).view(1, -1, *(1 for _ in range(x.ndim - 2)))).to(x.dtype)
         return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None, None, None

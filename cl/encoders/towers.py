@@ -13,6 +13,7 @@ from cl.components import Capability
 from cl.encoders.mlp import MLP
 from cl.encoders.prototypes import Prototypes
 from cl.encoders.tower import Tower
+from cl.precision import wide
 from cl.types import Embeddings, Views
 
 Route = tuple[int, str, str, str]
@@ -119,7 +120,8 @@ class Towers(nn.Module):
 
     def finish(self, z: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """Float32 rows, on the unit sphere if this encoder's are; a zero row stays zero, with a bounded gradient."""
-        return F.normalize(z.float(), dim=1, eps=1e-6) if self.unit_norm else z.float()
+        z = wide(z)
+        return F.normalize(z, dim=1, eps=1e-6) if self.unit_norm else z
 
     def _encoded(self, views: Views) -> dict[tuple[str, str, int], Tensor]:
         """Rows by (tower, head, view), of the views that are there and have a route."""

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.precision import wide
 from cl.types import Contrast
 
 
@@ -26,5 +27,4 @@ class Alignment(nn.Module):
         if contrast.paired is None:
             raise ValueError("Alignment needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            return (contrast.q.to(wide) - contrast.paired.to(wide)).square().sum() / max(len(contrast.q), 1)
+            return (wide(contrast.q) - wide(contrast.paired)).square().sum() / max(len(contrast.q), 1)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.precision import wide
 from cl.types import Contrast
 
 
@@ -41,8 +42,7 @@ class BarlowTwins(nn.Module):
         if contrast.paired is None or len(contrast.q) < 2:
             raise ValueError("BarlowTwins needs paired keys, as PositivesOnly gives them, and at least 2 rows")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            q, k = (_standardised(rows.to(wide)) for rows in (contrast.q, contrast.paired))
+            q, k = (_standardised(wide(rows)) for rows in (contrast.q, contrast.paired))
             correlation = q.T @ k / len(q)
             diagonal = correlation.diagonal()
             off = correlation.square().sum() - diagonal.square().sum()

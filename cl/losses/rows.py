@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl.losses.logsumexp import logsumexp, logsumexp_both_ways, logsumexp_itself
 from cl.losses.tiles import Products
+from cl.precision import wide
 from cl.types import Contrast
 
 Lonely = Literal["skip", "count"]
@@ -79,13 +80,11 @@ def directions(
     """
     if contrast.pool is None:
         raise ValueError("this loss needs a pool of keys; PositivesOnly alone gives none")
-    # As wide as the rows are, but at least float32.
-    wide = torch.promote_types(contrast.q.dtype, torch.float32)
     apart = contrast.apart_or_positive if decoupled else contrast.apart
     if contrast.pool_is_q:
-        z = contrast.q.to(wide) * scale**0.5
+        z = wide(contrast.q) * scale**0.5
         return [Rows(contrast, z, z, logsumexp_itself(z, apart, tile, products))]
-    q, pool = contrast.q.to(wide) * scale, contrast.pool.to(wide)
+    q, pool = wide(contrast.q) * scale, wide(contrast.pool)
     if contrast.both_ways:
         lse, lse_of_pool = logsumexp_both_ways(q, pool, apart, tile, products)
         return [Rows(contrast, q, pool, lse), Rows(contrast.turned, pool, q, lse_of_pool)]

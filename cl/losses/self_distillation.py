@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.precision import wide
 from cl.types import Contrast
 
 
@@ -51,6 +52,5 @@ class SelfDistillation(nn.Module):
         if contrast.paired is None:
             raise ValueError("SelfDistillation needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            target = ((contrast.paired.to(wide) - self.centre) / self.teacher).softmax(dim=1)
-            return -(target * (contrast.q.to(wide) / self.student).log_softmax(dim=1)).sum(dim=1).mean()
+            target = ((wide(contrast.paired) - self.centre) / self.teacher).softmax(dim=1)
+            return -(target * (wide(contrast.q) / self.student).log_softmax(dim=1)).sum(dim=1).mean()

@@ -11,6 +11,7 @@ from cl.losses.rows import paired_logits
 from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature, inverse, valid
 from cl.losses.tiles import Products, check_tiles
+from cl.precision import wide
 from cl.types import Contrast
 
 
@@ -55,8 +56,8 @@ class Sigmoid(nn.Module):
         if contrast.pool is None:
             raise ValueError("Sigmoid needs a pool of keys; PositivesOnly alone gives none")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            q, pool, bias = contrast.q.to(wide) * inverse(self.temperature), contrast.pool.to(wide), self.bias.to(wide)
+            q, pool = wide(contrast.q) * inverse(self.temperature), wide(contrast.pool)
+            bias = self.bias.to(q)
             bound = q.detach().norm() * pool.detach().norm()  # of a logit; an infinite one may look perfect
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:

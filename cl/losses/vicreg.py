@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cl.components import Capability
+from cl.precision import wide
 from cl.types import Contrast
 
 
@@ -46,8 +47,7 @@ class VICReg(nn.Module):
         if contrast.paired is None or len(contrast.q) < 2:
             raise ValueError("VICReg needs paired keys, as PositivesOnly gives them, and at least 2 rows")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            wide = torch.promote_types(contrast.q.dtype, torch.float32)
-            q, k = contrast.q.to(wide), contrast.paired.to(wide)
+            q, k = wide(contrast.q), wide(contrast.paired)
             spread = [_hinge(rows) for rows in (q, k)]
             mixed = [_off_diagonal(rows) for rows in (q, k)]
             return (

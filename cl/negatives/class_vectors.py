@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cl.components import Capability
 from cl.negatives.over_ranks import over_ranks
+from cl.precision import wide
 from cl.types import Contrast, Embeddings
 from cl.views.groups import stable_hash
 
@@ -56,4 +57,5 @@ class _Vectors(nn.Module):
         self.unit_norm = unit_norm
 
     def forward(self, like: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
-        return F.normalize(self.weight.float(), dim=1) if self.unit_norm else self.weight.float() * 1
+        weight = wide(self.weight)
+        return F.normalize(weight, dim=1) if self.unit_norm else weight * 1
