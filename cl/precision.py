@@ -24,5 +24,5 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def wide(rows: Tensor) -> Tensor:
-    """The same numbers in float32, or in what holds more where they are that: what is not left to autocast."""
+    """Rows in float32, or as they are where they are wider."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

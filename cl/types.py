@@ -109,7 +109,7 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What an encoder makes of a batch: float32 query rows and, where they differ, key rows.
+    """What an encoder makes of a batch: query rows of float32 at least and, where they differ, key rows.
 
     Rows come view by view: `q_views` and `k_views` name the views in the order of their blocks of b rows.
     `k = None` says that the keys are the queries (SimCLR, CLIP). Rows are unit-norm unless the encoder was told

@@ -119,7 +119,7 @@ class Towers(nn.Module):
         }
 
     def finish(self, z: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        """Float32 rows, on the unit sphere if this encoder's are; a zero row stays zero, with a bounded gradient."""
+        """Float32 rows or wider, on the unit sphere if so asked; a zero row stays zero, with a bounded gradient."""
         z = wide(z)
         return F.normalize(z, dim=1, eps=1e-6) if self.unit_norm else z
 

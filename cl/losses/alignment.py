@@ -27,4 +27,4 @@ class Alignment(nn.Module):
         if contrast.paired is None:
             raise ValueError("Alignment needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            return (wide(contrast.q) - wide(contrast.paired)).square().sum() / max(len(contrast.q), 1)
+            return (wide(contrast.q) - contrast.paired).square().sum() / max(len(contrast.q), 1)

@@ -42,7 +42,8 @@ class BarlowTwins(nn.Module):
         if contrast.paired is None or len(contrast.q) < 2:
             raise ValueError("BarlowTwins needs paired keys, as PositivesOnly gives them, and at least 2 rows")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            q, k = (_standardised(wide(rows)) for rows in (contrast.q, contrast.paired))
+            q = wide(contrast.q)
+            q, k = _standardised(q), _standardised(contrast.paired.to(q))
             correlation = q.T @ k / len(q)
             diagonal = correlation.diagonal()
             off = correlation.square().sum() - diagonal.square().sum()

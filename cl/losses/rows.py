@@ -84,7 +84,8 @@ def directions(
     if contrast.pool_is_q:
         z = wide(contrast.q) * scale**0.5
         return [Rows(contrast, z, z, logsumexp_itself(z, apart, tile, products))]
-    q, pool = wide(contrast.q) * scale, wide(contrast.pool)
+    q = wide(contrast.q) * scale
+    pool = contrast.pool.to(q)
     if contrast.both_ways:
         lse, lse_of_pool = logsumexp_both_ways(q, pool, apart, tile, products)
         return [Rows(contrast, q, pool, lse), Rows(contrast.turned, pool, q, lse_of_pool)]

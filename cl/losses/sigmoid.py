@@ -56,8 +56,8 @@ class Sigmoid(nn.Module):
         if contrast.pool is None:
             raise ValueError("Sigmoid needs a pool of keys; PositivesOnly alone gives none")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            q, pool = wide(contrast.q) * inverse(self.temperature), wide(contrast.pool)
-            bias = self.bias.to(q)
+            q = wide(contrast.q) * inverse(self.temperature)
+            pool, bias = contrast.pool.to(q), self.bias.to(q)
             bound = q.detach().norm() * pool.detach().norm()  # of a logit; an infinite one may look perfect
             total = softplus_sum(q, pool, bias, contrast.apart, contrast.apart_or_positive, self.tile, self.products)
             if contrast.paired is not None:

@@ -47,7 +47,8 @@ class VICReg(nn.Module):
         if contrast.paired is None or len(contrast.q) < 2:
             raise ValueError("VICReg needs paired keys, as PositivesOnly gives them, and at least 2 rows")
         with torch.autocast(contrast.q.device.type, enabled=False):
-            q, k = wide(contrast.q), wide(contrast.paired)
+            q = wide(contrast.q)
+            k = contrast.paired.to(q)
             spread = [_hinge(rows) for rows in (q, k)]
             mixed = [_off_diagonal(rows) for rows in (q, k)]
             return (
