@@ -21,7 +21,7 @@ pytestmark = pytest.mark.alone
 STAGES, WORLD = (0, 1, 2, 3), 2
 PRECISIONS = ("float32", "bfloat16")
 FAULTS = ("nan picture", "inf picture", "inf loss", "nan gradient")
-SMALL = {"cl.train.optimizer": "@SGD()", "SGD.lr": 0.01}
+SMALL = {"cl.train.optimizer": "@SGD()", "SGD.lr": 0.01, "DeepSpeedEngine.channels_last": False}
 
 
 def spoilt(engine, views, fault):

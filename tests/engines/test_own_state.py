@@ -25,6 +25,7 @@ STAGES, WORLD, HALF, STEPS = (0, 1, 2, 3), 2, 3, 6
 ROTTEN = {5, 11, 18}
 UNLIKE = {
     "DeepSpeedEngine.sync_batch_norm": False,
+    "DeepSpeedEngine.channels_last": False,
     "Siamese.joint": False,
     "Momentum.shuffle_keys": True,
     "cl.train.steps": STEPS,
