@@ -148,8 +148,10 @@ def _close(files: Iterable[int]) -> None:
         os.close(file)
 
 
-def _host() -> tuple[str, str]:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())
+def _host() -> tuple[str, ...]:
+    # Processes of several containers, or of several networks, count as of several hosts.
+    spaces = (str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net"))
+    return (Path("/proc/sys/kernel/random/boot_id").read_text(), *spaces)
 
 
 def _of_all(value: T) -> list[T]:

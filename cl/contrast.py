@@ -328,7 +328,7 @@ def _which(pairs: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check(name: str, rows: Tensor | None, ids: Tensor | None, q: Tensor) -> None:
-    if rows is None or ids is None or ids.shape != (len(rows), 3) or rows.shape[1:] != q.shape[1:]:
+    if rows is None or ids is None or ids.shape != (len(rows), 3) or rows.ndim != 2 or rows.shape[1:] != q.shape[1:]:
         shapes = [None if each is None else tuple(each.shape) for each in (rows, ids)]
         raise ValueError(
             f"A contrast's {name} has the shape {shapes[0]}, its ids {shapes[1]}, and its queries {tuple(q.shape)}: "

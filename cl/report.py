@@ -158,7 +158,8 @@ def _whole(content: bytes) -> bytes:
 def _until(content: bytes, done: int, total: int) -> bytes:
     """Its lines of steps up to `done`, but for those that the run makes again.
 
-    One that goes on from an older checkpoint makes later steps again, one with nothing left to do its test figures.
+    One that goes on from an older checkpoint makes later steps again. Evaluations come after a step's checkpoint, so
+    it makes those of that step again too; with nothing left to do, its test figures.
     """
     lines = content.splitlines(keepends=True)
     found = [_parsed(line) for line in lines]
@@ -167,7 +168,7 @@ def _until(content: bytes, done: int, total: int) -> bytes:
     return b"".join(
         line
         for line, each in zip(lines, found, strict=True)
-        if each and each["step"] <= done and not (done == total == each["step"] and _tests(each))
+        if each and (each["step"] < done or (each["step"] == done and not _again(each, finished=done == total)))
     )
 
 
@@ -180,8 +181,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _tests(line: dict[str, Any]) -> bool:
-    return all(name == "step" or name.startswith("test_") for name in line)
+def _again(line: dict[str, Any], finished: bool) -> bool:
+    tests = all(name == "step" or name.startswith("test_") for name in line)
+    return tests if finished else "loss" not in line and not tests
 
 
 SHOWN = {

@@ -181,6 +181,12 @@ class Training:
         last: dict[str, float] = notes.setdefault("last", {})
         notes.setdefault("overflows", 0)
         for index in range(done, self.steps):
+            figures: dict[str, float] = {}
+            if index and self.evaluate_every and index % self.evaluate_every == 0:
+                # What is due is saved by now: an evaluation may outlast a launcher's patience with a signal.
+                figures = self.evaluate("validation")
+                on_first(partial(report.record, index, figures))
+                last |= figures
             clock = time.monotonic()
             step = Step(index, self.steps, rollbacks.rate(undone, index))
             applied, measured, overflows = self.step(step, looked_at, folder)
@@ -193,12 +199,10 @@ class Training:
             metrics = {}
             if measured.keys() & {"feature_std"} or index % self.log_every == 0 or index + 1 == self.steps:
                 metrics = _numbers(applied, measured)
-            if self.evaluate_every and (index + 1) % self.evaluate_every == 0 and index + 1 < self.steps:
-                metrics |= self.evaluate("validation")
             if metrics:
                 on_first(partial(report.record, index + 1, metrics))
                 last |= metrics
-            report.advance(index + 1, metrics)
+            report.advance(index + 1, figures | metrics)
 
             notes["seconds"] = earlier + time.monotonic() - started
             due = self.checkpoint_every and (index + 1) % self.checkpoint_every == 0

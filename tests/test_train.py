@@ -214,6 +214,31 @@ def test_a_finished_run_that_is_resumed_has_its_test_figures_once(folders):
     assert len([line for line in found if "loss" in line]) == STEPS
 
 
+def test_an_evaluation_comes_after_the_checkpoint_and_is_made_again_by_who_goes_on_there(folders):
+    class Killed(Exception):
+        pass
+
+    class Patience(Counting):
+        def __call__(self, encoder, split, device):
+            if split == "validation" and broken:
+                assert read_last(folders("broken", True).checkpoints).step == 2
+                raise Killed
+            return super().__call__(encoder, split, device)
+
+    broken = False
+    settings = {"evaluate_every": 2, "checkpoint_every": 2, "steps": 4}
+    training(evaluations=[Patience()], **settings).run(folders("whole"))
+    broken = True
+    with pytest.raises(Killed):
+        training(evaluations=[Patience()], **settings).run(folders("broken"))
+    broken = False
+    for _ in range(2):
+        training(evaluations=[Patience()], **settings).run(folders("broken", True), resume=True)
+        (folders("broken", True).checkpoints / "last").write_text("step-00000002")
+    whole, mended = ([(line["step"], set(line)) for line in lines(folders(n, True))] for n in ("whole", "broken"))
+    assert mended == whole
+
+
 def test_what_a_run_leaves_behind(folders):
     recorder, evaluation = Recorder(), Counting()
     built = training("moco", hooks=[recorder], evaluations=[evaluation], evaluate_every=2, checkpoint_every=2, keep=2)
@@ -230,7 +255,7 @@ def test_what_a_run_leaves_behind(folders):
     records = [line for line in lines(folder) if "loss" in line]
     assert [line["step"] for line in records] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in records] == recorder.losses
-    assert [line.get("count") for line in records] == [None, 2, None, 3, None, None]
+    assert [line for line in lines(folder) if "count" in line] == [{"step": 2, "count": 2}, {"step": 4, "count": 3}]
     assert [line["momentum"] for line in records] == pytest.approx([0.9] * 6)
     assert [line["queue_fill/moco"] for line in records] == [8, 16, 20, 20, 20, 20]
     assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-00000004", "step-00000006"]

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.choices import check_weight
 from cl.components import Capability
 from cl.precision import wide
 from cl.types import Contrast
@@ -31,6 +32,7 @@ class BarlowTwins(nn.Module):
 
     def __init__(self, redundancy: float = 0.0051):
         super().__init__()
+        check_weight(redundancy, "BarlowTwins.redundancy")
         self.redundancy = redundancy
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:

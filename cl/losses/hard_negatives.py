@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.choices import check_weight
 from cl.components import Capability
 from cl.errors import ConfigError
 from cl.losses.rows import directions, mean_over_rows
@@ -51,8 +52,7 @@ class HardNegativeInfoNCE(nn.Module):
     ):
         super().__init__()
         check_tiles(tile, products, "HardNegativeInfoNCE")
-        if hardness < 0:
-            raise ValueError(f"HardNegativeInfoNCE.hardness must be at least 0, got {hardness}")
+        check_weight(hardness, "HardNegativeInfoNCE.hardness")
         if not 0 <= debias < 1:
             raise ValueError(f"HardNegativeInfoNCE.debias must lie in [0, 1), got {debias}")
         self.temperature = valid(temperature, "HardNegativeInfoNCE.temperature")
@@ -94,5 +94,5 @@ class HardNegativeInfoNCE(nn.Module):
                 own = self.debias * (count + (positive - drawn).clamp(max=60)).exp()
                 debiased = drawn + (1 - own).clamp(min=torch.finfo(own.dtype).tiny).log() - math.log1p(-self.debias)
                 pushed = torch.maximum(debiased, count - scale)
-                values.append((F.softplus(pushed - positive).masked_fill(alone, 0), rows.contrast))
+                values.append((F.softplus(pushed - positive) * ~alone, rows.contrast))
             return mean_over_rows(values, contrast)

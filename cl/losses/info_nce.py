@@ -22,7 +22,7 @@ class InfoNCE(nn.Module):
 
     j runs over the paired key and every key of the pool that is met. With one positive this is NT-Xent (Chen et al.
     2020, equation 1) and MoCo's loss (He et al. 2020, equation 1), with several L_out of SupCon (Khosla et al. 2020,
-    equation 2), with `both_ways` CLIP's. All candidates equal, it is log(number of candidates) exactly.
+    equation 2), with `both_ways` CLIP's. All candidates equal, it is log(number of candidates).
 
     It is the mean over rows. SimCLR's reference adds the two views' means and SupCon's multiplies by
     temperature / 0.07: such factors are weights of the term.
@@ -34,8 +34,8 @@ class InfoNCE(nn.Module):
         smoothing: share of the target that is spread evenly over all candidates, the positives among them, as
             `torch.nn.functional.cross_entropy` has it; in [0, 1).
         tile: rows and keys whose logits are made at a time; 512 suits a CPU, a GPU wants more.
-        products: "bfloat16" is faster where the machine computes with it, about as fast elsewhere, and lets a logit s
-            be off by |s| / 256.
+        products: "bfloat16" is faster for thousands of rows where the machine computes with it, about as fast
+            elsewhere, and lets a logit of unit rows be off by 1 / (128 temperature), as `logsumexp` says.
     """
 
     provides: frozenset[Capability] = frozenset()

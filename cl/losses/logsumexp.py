@@ -35,9 +35,10 @@ def logsumexp(
         k: key rows.
         apart: which pairs never meet.
         tile: rows and keys of a tile. 512, a float32 MB, suits a CPU's cache; a GPU wants more.
-        products: precision of the matrix products; sums are float32 either way. bfloat16 has 8 bits: a logit s
-            is off by up to |s| / 256, at random, so that a sum over n keys is off by some |s| / (256 sqrt(n)). Where
-            the device has no such products, rows are rounded and multiplied as float32.
+        products: precision of the matrix products; sums are float32 either way. Rows are rounded to bfloat16, to 8
+            bits, so that a logit is off by up to |q| |k| / 128, the other way for other keys unless they are alike.
+            Where the device has such products, logits and what is multiplied in the backward pass are rounded too;
+            where it has none, the rounded rows are multiplied as float32.
     """
     return _Rows.apply(q, k, apart, tile, products)  # type: ignore[return-value]
 
@@ -194,6 +195,8 @@ class _Sums:
         return finite
 
     def log2(self) -> Tensor:
+        if not math.isfinite(self.tiles.plan.largest):  # such a row may look like one that never meets the others
+            return torch.full_like(self.total, torch.nan)
         return self.total.log2() if self.top is None else self.top + self.total.log2()
 
 

@@ -53,4 +53,5 @@ class SelfDistillation(nn.Module):
             raise ValueError("SelfDistillation needs paired keys; PositivesOnly gives them")
         with torch.autocast(contrast.q.device.type, enabled=False):
             target = ((wide(contrast.paired) - self.centre) / self.teacher).softmax(dim=1)
-            return -(target * (wide(contrast.q) / self.student).log_softmax(dim=1)).sum(dim=1).mean()
+            total = (target * (wide(contrast.q) / self.student).log_softmax(dim=1)).sum()
+            return -total / max(len(target), 1)

@@ -1,5 +1,6 @@
 """The sum of softplus over all pairs of rows, a tile of the logits at a time."""
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def softplus_sum(
 ) -> Float[Tensor, ""]:
     """Sum over pairs that meet of softplus(s), of positives softplus(-s), where s = q . k + bias.
 
-    Its gradient is gathered in the forward pass, where one is wanted: nothing is multiplied twice.
+    Gradients are gathered in the forward pass, those that are wanted: nothing is multiplied twice.
 
     Args:
         q: query rows.
@@ -39,10 +40,11 @@ class _Sum(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, bias: Tensor, apart: Pairs, positive: Pairs, tile: int, products: Products
     ) -> Tensor:
-        tiles = Tiles(q, k, Plan(q, k, apart, tile, products, positive=positive))
-        wanted = any(ctx.needs_input_grad)
-        dq, dk = torch.zeros_like(q), torch.zeros_like(k)
-        dbias, total = torch.zeros_like(bias), bias.new_zeros((), dtype=torch.float64)
+        plan = Plan(q, k, apart, tile, products, positive=positive)
+        tiles = Tiles(q, k, plan)
+        wanted = ctx.needs_input_grad[:3]
+        dq, dk, dbias = (torch.zeros_like(x) if want else None for x, want in zip((q, k, bias), wanted, strict=True))
+        total = bias.new_zeros((), dtype=torch.float64)
         beside = q.new_empty(min(len(q), tile) * min(len(k), tile))
         for part in tiles:
             s = part.values.add_(bias)
@@ -50,13 +52,18 @@ class _Sum(torch.autograd.Function):
                 turned = -s[part.positive]
                 s[part.positive] = turned.masked_fill(turned == torch.inf, -torch.inf)  # those never meet
             total += _softplus(s, beside[: s.numel()].view(s.shape))
-            if wanted:
+            if any(wanted):
                 w = s.sigmoid_()
                 if part.positive is not None:
                     w[part.positive] = -w[part.positive]
-                tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
-                tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
-                dbias += w.sum(dtype=tiles.dtype)
+                if dq is not None:
+                    tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
+                if dk is not None:
+                    tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
+                if dbias is not None:
+                    dbias += w.sum(dtype=tiles.dtype)
+        if not math.isfinite(plan.largest):  # such a row may look like a perfect match
+            total.fill_(torch.nan)
         ctx.save_for_backward(dq, dk, dbias)
         return total.to(tiles.dtype)
 
@@ -64,7 +71,8 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second()
         (g,) = grads
-        return *(g * gathered for gathered in ctx.saved_tensors), None, None, None, None
+        found = (None if gathered is None else g * gathered for gathered in ctx.saved_tensors)
+        return *found, None, None, None, None
 
 
 def _softplus(s: Tensor, beside: Tensor) -> Tensor:

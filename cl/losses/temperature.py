@@ -24,10 +24,10 @@ class LearnedTemperature(nn.Module):
 
     def __init__(self, initial: float = 0.07, max_scale: float = 100.0, min_scale: float = 1.0):
         super().__init__()
-        if not (initial > 0 and 0 < min_scale <= 1 / initial <= max_scale):
+        if not (initial > 0 and 0 < min_scale <= 1 / initial <= max_scale < math.inf):
             raise ValueError(
                 f"LearnedTemperature.initial = {initial}: 1 / initial must lie in [min_scale, max_scale], here "
-                f"[{min_scale}, {max_scale}], of which both are above 0"
+                f"[{min_scale}, {max_scale}], of which both are numbers above 0"
             )
         self.log_scale = nn.Parameter(torch.full((1,), -math.log(initial)))
         self.bounds = (math.log(min_scale), math.log(max_scale))
@@ -42,7 +42,7 @@ Temperature = float | LearnedTemperature
 
 def valid(temperature: Temperature, parameter: str) -> Temperature:
     """The temperature, if it is one; ValueError naming the parameter if not."""
-    if isinstance(temperature, float | int) and not (0 < temperature < math.inf):
+    if isinstance(temperature, float | int) and not (1e-30 < temperature < math.inf):  # 1 / it is float32
         raise ValueError(f"{parameter} must be a positive number, got {temperature}")
     return temperature
 

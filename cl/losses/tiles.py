@@ -64,7 +64,8 @@ class Plan:
 
     Attributes:
         scale: logits are this times the products.
-        bounded: tiles are powers, which need no shift: by the rows' lengths no logit is larger than BOUND.
+        largest: by the rows' lengths no logit is larger; not finite where a row is not, or is too long for float32.
+        bounded: tiles are powers, which need no shift: `largest` is at most BOUND.
         kept: the first tiles, once they were made, until they come again.
         room: numbers that may still be kept; 0 from the first time on.
     """
@@ -83,7 +84,8 @@ class Plan:
     ):
         self.m, self.n = len(q), len(k)
         self.scale = LOG2E if powers else 1.0
-        self.bounded = powers and _bounded(q, k)
+        self.largest = self.scale * _largest(q, k)
+        self.bounded = powers and self.largest <= BOUND
         self.low = products == "bfloat16"
         self.native = self.low and has_bfloat16(q.device)
         self.apart = apart
@@ -179,11 +181,11 @@ class Tiles:
             total.addmm_(w, rows)
 
 
-def _bounded(q: Tensor, k: Tensor) -> bool:
+def _largest(q: Tensor, k: Tensor) -> float:
     if not len(q) or not len(k):
-        return True
-    longest = torch.linalg.vector_norm(q, dim=1).amax()
-    return bool(longest * (longest if k is q else torch.linalg.vector_norm(k, dim=1).amax()) <= BOUND / LOG2E)
+        return 0.0
+    longest = torch.linalg.vector_norm(q.detach(), dim=1).amax()
+    return float(longest * (longest if k is q else torch.linalg.vector_norm(k.detach(), dim=1).amax()))
 
 
 def check_tiles(tile: int, products: Products, loss: str) -> None:

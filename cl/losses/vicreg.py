@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cl.choices import check_weight
 from cl.components import Capability
 from cl.precision import wide
 from cl.types import Contrast
@@ -33,6 +34,8 @@ class VICReg(nn.Module):
 
     def __init__(self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0):
         super().__init__()
+        for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+            check_weight(weight, f"VICReg.{name}")
         self.invariance = invariance
         self.variance = variance
         self.covariance = covariance

@@ -11,6 +11,7 @@ from cl.losses import tiles
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.softplus import softplus_sum
 from cl.losses.temperature import LearnedTemperature
+from cl.losses.tiles import Tiles
 from cl.types import Contrast
 
 TEMPERATURE, BIAS = st.floats(0.1, 3.0), st.floats(-10, 10)
@@ -105,3 +106,17 @@ def test_a_positive_infinitely_far_is_no_perfect_one():
     q = torch.full((1, 1), -1e30, requires_grad=True)
     pool = torch.full((1, 1), 1e30)
     assert Sigmoid(0.1)(Contrast(q, ids, pool=pool, pool_ids=ids + torch.tensor([0, 0, 1]))).isnan()
+
+
+def test_only_the_gradients_that_are_wanted_are_multiplied(monkeypatch):
+    """One product more for the queries', one for the keys'; a frozen key, as of a queue, has none."""
+    times = []
+    once = Tiles.accumulate
+    monkeypatch.setattr(Tiles, "accumulate", lambda *arguments: times.append(1) or once(*arguments))
+    for learned, wanted in (((), 0), ((0,), 1), ((1,), 1), ((0, 1), 2)):
+        q, k = (torch.randn(5, 3, requires_grad=place in learned) for place in (0, 1))
+        loss = Sigmoid(0.1)
+        loss(Contrast.pairs(q, k, both_ways=True)).backward()
+        assert len(times) == wanted and loss.bias.grad is not None
+        assert all((rows.grad is None) != rows.requires_grad for rows in (q, k))
+        times.clear()

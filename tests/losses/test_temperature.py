@@ -76,5 +76,5 @@ def test_initial_must_lie_in_the_bounds(initial):
 
 
 def test_a_scale_of_nothing_is_no_bound():
-    with pytest.raises(ValueError, match="both are above 0"):
+    with pytest.raises(ValueError, match="both are numbers above 0"):
         LearnedTemperature(min_scale=0.0)
