@@ -98,6 +98,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
+        _restore(folder)
         for left in folder.glob(".step-*"):  # by who was killed at this
             shutil.rmtree(left, ignore_errors=True)
         if not written:
@@ -112,9 +113,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if before.exists() and not final.exists():
-            with suppress(OSError):  # the disk may refuse this, too
-                before.rename(final)
+        _restore(folder)
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} could not be written to {folder}: {error.strerror}. Earlier "
             "checkpoints are untouched. Free space or give another --out, and continue with --resume."
@@ -189,6 +188,7 @@ def set_aside(damaged: Sequence[Path]) -> None:
 
 def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[Path], list[str]]:
     """Where it is, its state.json, those of the folder that were refused, and the lines."""
+    _restore(folder)
     refused: dict[Path, str] = {}
     for path in _candidates(folder):
         try:
@@ -249,6 +249,15 @@ def _is_whole(path: Path) -> bool:
         return bool(_verified(path))
     except CheckpointError:
         return False
+
+
+def _restore(folder: Path) -> None:
+    """Gives its name back to a checkpoint that was about to be replaced when the run was killed."""
+    for before in folder.glob(".step-*.before"):
+        final = folder / before.stem[1:]
+        if not final.exists():
+            with suppress(OSError):  # then an older one is taken
+                before.rename(final)
 
 
 def _candidates(folder: Path) -> list[Path]:

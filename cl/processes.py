@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -44,10 +45,15 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
         timeout: seconds that a process waits for the others, at the start and whenever they exchange anything.
 
     Raises:
-        ConfigError: there are not as many as expected.
+        ConfigError: there are not as many as expected, or DeepSpeed's launcher does not find its list of hosts.
         PeerError: another process did not come, or was lost; the message names it.
     """
     world, rank, local = _launched()
+    if missing := _missing_hosts():
+        raise ConfigError(
+            f"The launcher's list of hosts, {missing}, is not there, so it started this host alone. Look at "
+            "--hostfile, or leave it out."
+        )
     if expected is not None and world != expected:
         raise ConfigError(
             f"cl.train.processes is {expected}, and the launcher started {world}. Look at its list of hosts and at "
@@ -279,6 +285,18 @@ class _Watch:
         """Ends the thread, unless it waits for an answer that does not come."""
         self.stopped.set()
         self.thread.join(2 * BEAT)
+
+
+def _missing_hosts() -> Path | None:
+    """The list of hosts that DeepSpeed's launcher was given, where there is none: it only warns of that."""
+    for starter in _parents()[1:]:
+        with suppress(OSError):
+            words = Path(f"/proc/{starter}/cmdline").read_text().split("\0")
+            given = [value for word, value in pairwise(words) if word in ("--hostfile", "-H")]
+            given += [word.partition("=")[2] for word in words if word.startswith("--hostfile=")]
+            paths = [Path(f"/proc/{starter}/cwd").readlink() / name for name in given]
+            return next((path for path in paths if not path.exists()), None)
+    return None
 
 
 def _parents() -> list[int]:

@@ -131,7 +131,8 @@ class Training:
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
-        before = world_size() if checkpoint is None else len(checkpoint.ranks)
+        if checkpoint is not None and len(checkpoint.ranks) != world_size():
+            lines += _regrouped(checkpoint)
         del checkpoint  # as large as the model and its optimizer
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
@@ -144,11 +145,6 @@ class Training:
                 )
             for line in lines:
                 report.say(line)
-            if before != world_size():
-                report.say(
-                    f"step {done} was reached by {before} processes and goes on with {world_size()}: "
-                    "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
-                )
             if not notes:
                 notes = {"seconds": 0.0, "training_seconds": 0.0, "waiting_seconds": 0.0, "before": self._before()}
             for name, value in notes["before"].items():
@@ -382,6 +378,21 @@ class _Timed(Iterator[Views]):
         """Seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
+
+
+def _regrouped(checkpoint: Checkpoint) -> Iterator[str]:
+    """What is to be said where another number of processes goes on."""
+    ranks = checkpoint.ranks
+    yield (
+        f"step {checkpoint.step} was reached by {len(ranks)} processes and goes on with {world_size()}: "
+        "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
+    )
+    buffers = {name for each in ranks for name in each.tensors if not name.startswith("|")}
+    own = [f"{len(buffers)} buffers such as {min(buffers)}"] if buffers else []
+    if any(each.state["hooks"] != ranks[0].state["hooks"] for each in ranks):
+        own.append("the states of hooks")
+    if own:
+        yield f"what each process had of its own is rank 0's from here on: {', '.join(own)}"
 
 
 def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float]:

@@ -151,15 +151,17 @@ def test_two_hosts_by_a_list_of_hosts_over_ssh(ssh, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("listed", [None, "127.0.0.1 slots=1\n"])
 def test_a_list_that_is_missing_or_short_is_refused_and_not_run_on_one_host(listed, tmp_path):
-    if listed is not None:
+    """A short one where it was said how many processes there must be."""
+    if listed is None:
+        how, asked = ["--num_accelerators", "1"], []
+        why = f"The launcher's list of hosts, {tmp_path}/hosts, is not there"
+    else:
         (tmp_path / "hosts").write_text(listed)
-    how = (
-        ["--num_accelerators", "1"]
-        if listed is None
-        else ["--no_ssh", "--node_rank", "0", "--master_addr", "127.0.0.1"]
-    )
+        how = ["--no_ssh", "--node_rank", "0", "--master_addr", "127.0.0.1"]
+        asked = ["--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
+        why = "cl.train.processes is 2, and the launcher started 1"
     launch = [str(BIN / "deepspeed"), "--hostfile", str(tmp_path / "hosts"), *how, "--master_port", "29535"]
-    arguments = [*words(1, cl__train__steps=2), "--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
+    arguments = [*words(1, cl__train__steps=2), *asked]
     done = subprocess.run(
         [*launch, "tools/train.py", *arguments, "--out", str(tmp_path / "run")],
         cwd=ROOT,
@@ -169,5 +171,5 @@ def test_a_list_that_is_missing_or_short_is_refused_and_not_run_on_one_host(list
         check=False,
         timeout=200,
     )
-    assert done.returncode != 0 and "cl.train.processes is 2, and the launcher started 1" in done.stderr + done.stdout
+    assert done.returncode == 2 and why in done.stderr + done.stdout
     assert not (tmp_path / "run").exists()

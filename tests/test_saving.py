@@ -15,15 +15,15 @@ from test_command_line import TINY, arguments
 from test_processes import finished, losses, said, words
 
 from cl import launch
-from cl.checkpoint import read_last, write
+from cl.checkpoint import newest_for_all, read_last, write
 
 pytestmark = pytest.mark.alone
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-def save_and_be_killed(folder):
-    """In `folder`/n, over step 1, a process saves step 2 that is killed before its file operation number n.
+def save_and_be_killed(folder, step):
+    """In `folder`/n, over step 1, a process saves another step that is killed before its file operation number n.
 
     Each is forked off this one. The last n, for which nothing was left to be killed before, is printed.
     """
@@ -32,7 +32,7 @@ def save_and_be_killed(folder):
         write(folder / str(number), checkpoint(1))
         if (process := os.fork()) == 0:
             sys.addaudithook(killing_before(number, folder))
-            write(folder / str(number), checkpoint(2), keep=1)
+            write(folder / str(number), checkpoint(step, seed=1), keep=1)
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0:
             print(number)
@@ -52,17 +52,22 @@ def killing_before(number, folder):
     return hook
 
 
-def test_killed_before_any_file_operation_a_save_is_whole_or_not_there(tmp_path):
-    words = [sys.executable, __file__, str(tmp_path)]
+@pytest.mark.parametrize("step", [1, 2])
+def test_killed_before_any_file_operation_a_save_is_whole_or_not_there(tmp_path, step):
+    """Of a step after the one that is there, and of that step again."""
+    words = [sys.executable, __file__, str(tmp_path), str(step)]
     operations = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     torch.manual_seed(0)
-    steps = []
+    saved = []
     for folder in (tmp_path / str(number) for number in range(operations + 1)):
-        steps.append(read_last(folder).step)
-        assert equal(read_last(folder), checkpoint(steps[-1]))
+        found, damaged, _ = newest_for_all(folder)
+        assert not damaged
+        saved.append(equal(found, checkpoint(step, seed=1)))
+        assert saved[-1] or equal(found, checkpoint(1))
         write(folder, checkpoint(3), keep=1)
         assert equal(read_last(folder), checkpoint(3)) and len(list(folder.glob("step-*"))) == 1
-    assert steps == sorted(steps) and set(steps) == {1, 2} and operations > 10
+        assert not list(folder.glob(".step-*"))
+    assert saved == sorted(saved) and set(saved) == {False, True} and operations > 10
 
 
 @pytest.mark.parametrize("free", [0, 1, 3, 9])
@@ -153,4 +158,4 @@ def test_rank_0_killed_while_saving(when, unbroken, tmp_path, monkeypatch):
 
 
 if __name__ == "__main__":
-    save_and_be_killed(Path(sys.argv[1]))
+    save_and_be_killed(Path(sys.argv[1]), int(sys.argv[2]))

@@ -58,6 +58,7 @@ VICREG = PAIRED | {"Term.loss": "@VICReg()"}
 BARLOW = PAIRED | {"Term.loss": "@BarlowTwins()"}
 RECOMPUTED = {"Tower.recompute": True}
 BUCKETS = {"zero_optimization": {"reduce_bucket_size": 100_000, "overlap_comm": True}}
+WHOLE = {"zero_optimization": {"stage3_param_persistence_threshold": 100_000}}
 FORMAT = {"LocalEngine.channels_last": False}, {"DeepSpeedEngine.channels_last": False}
 VARIANTS = {  # bindings of one process with all samples, and of ranks
     "plain": ({}, {}),
@@ -88,11 +89,12 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
         {"DeepSpeedEngine.piece": BATCH // 2 // WORLD, "DeepSpeedEngine.offload": True},
     ),
     "settings": ({}, {"DeepSpeedEngine.settings": BUCKETS}),
+    "kept whole": ({}, {"DeepSpeedEngine.settings": WHOLE}),
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
     "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
 }
 RUNS = dict.fromkeys(RECIPES, ("plain", "float32", "accumulated pieces"))
-RUNS["moco_v2"] += ("shuffled", "offloaded")
+RUNS["moco_v2"] += ("shuffled", "offloaded", "kept whole")
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "float32", "pieces", "accumulated", "clipped"))
 RUNS["simclr"] += ("vicreg", "barlow", "settings", "offloaded")
 RUNS["clip"] += ("recomputed", "overlapped pieces", "offloaded pieces")
@@ -103,8 +105,8 @@ AT_FOUR = "moco_v2"
 
 
 def runs(recipe, stage):
-    """The variants of a recipe at a stage: nothing is offloaded at 0, and rounding does not depend on the stage."""
-    at = {"offloaded": (1, 2, 3), "offloaded pieces": (1, 2, 3), "float32": (2,)}
+    """Which variants of a recipe run at a stage: not those that it has not, or that are the same at all."""
+    at = {"offloaded": (1, 2, 3), "offloaded pieces": (1, 2, 3), "float32": (2,), "kept whole": (3,)}
     return [each for each in RUNS.get(recipe, ("plain", "float32")) if stage in at.get(each, STAGES)]
 
 

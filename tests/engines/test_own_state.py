@@ -3,15 +3,16 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 from ranks import met, processes
-from recipes import sharded
+from recipes import sharded, wired
 
-from cl.checkpoint import read
+from cl.checkpoint import Rank, read, write
 from cl.distributed import on_first, rank
 from cl.run_folder import RunFolder
 from cl.views.groups import BySample
@@ -72,6 +73,29 @@ def child(number, world, folder, shards):
                 (broken / "checkpoints" / "last").write_text(start.name)
             torch.manual_seed(99 + number)
             training(stage, shards).run(on_first(lambda out=broken: RunFolder(out, resume=True)), resume=True)
+
+
+def test_what_is_each_ranks_own_is_named_where_another_number_of_processes_goes_on(tmp_path):
+    built = wired("moco_v2", {"cl.train.steps": 2, "cl.train.checkpoint_every": 1, "Siamese.joint": False})
+    built.hooks = [*built.hooks, Own()]
+    built.run(RunFolder(tmp_path / "alone", resume=False))
+    alone = read(tmp_path / "alone" / "checkpoints" / "step-00000001")
+    first = alone.ranks[0]
+    hooks = [*first.state["hooks"][:-1], {"count": 11}]
+    same = Rank(first.state, {name: value.clone() for name, value in first.tensors.items()})
+    other = Rank({**first.state, "hooks": hooks}, {**same.tensors, "encoder.x.running_mean": torch.ones(1)})
+    for ranks, said in (
+        ([first, same], ""),
+        ([first, other], "rank 0's from here on: 1 buffers such as encoder.x.running_mean, the states of hooks\n"),
+    ):
+        out = tmp_path / str(bool(said))
+        write(out / "checkpoints", replace(alone, ranks=ranks))
+        again = wired("moco_v2", {"cl.train.steps": 2, "cl.train.checkpoint_every": 1, "Siamese.joint": False})
+        again.hooks = [*again.hooks, Own()]
+        again.run(RunFolder(out, resume=True), resume=True)
+        told = (out / "train.log").read_text()
+        assert "step 1 was reached by 2 processes and goes on with 1" in told
+        assert ("from here on" in told) == bool(said) and said in told
 
 
 @pytest.fixture(scope="module")
