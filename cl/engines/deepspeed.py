@@ -42,7 +42,7 @@ class DeepSpeedEngine:
         sync_batch_norm: batch normalisation over the rows of all ranks; False: each rank's own.
         offload: the optimizer's state in host memory, and at stage 3 the parameters too.
         settings: DeepSpeed's own, merged over those made here, such as
-            `{'zero_optimization': {'reduce_bucket_size': 1000000}}`.
+            `{'zero_optimization': {'reduce_bucket_size': 1000000}}`, or the path of a JSON file of them.
     """
 
     distributed = True
@@ -56,7 +56,7 @@ class DeepSpeedEngine:
         piece: int | None = None,
         sync_batch_norm: bool = True,
         offload: bool = False,
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, Any] | str | None = None,
     ):
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
@@ -75,7 +75,7 @@ class DeepSpeedEngine:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.sync_batch_norm = sync_batch_norm
         self.offload = offload
-        self.settings = settings or {}
+        self.settings = deepspeed_settings.given(settings or {})
         self.config = deepspeed_settings.merged(self._config(), self.settings)
         self.outputs: list[StepOutput] = []
 

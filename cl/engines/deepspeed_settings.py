@@ -1,9 +1,11 @@
 """What may stand in `DeepSpeedEngine.settings`: what DeepSpeed reads, and no binding decides."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, KeysView
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +55,23 @@ def deepspeed() -> ModuleType:
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+def given(settings: dict[str, Any] | str) -> dict[str, Any]:
+    """Settings as they are, or those of a JSON file.
+
+    Raises:
+        ValueError: there is no such file, or something else in it.
+    """
+    if isinstance(settings, dict):
+        return settings
+    try:
+        found = json.loads(Path(settings).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"settings = {settings!r} is no file of JSON that can be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"settings = {settings!r} has a {type(found).__name__} in it, and no object")
+    return found
 
 
 def merged(made: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What of DeepSpeed's own settings is taken, and what is refused, by name and before anything starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,22 @@ def test_no_parameter_is_kept_whole_at_stage_3_unless_settings_say_so():
     assert DeepSpeedEngine(stage=3).config["zero_optimization"][whole] == 0
     own = DeepSpeedEngine(stage=3, settings={"zero_optimization": {whole: 1000}})
     assert own.config["zero_optimization"] == {"stage": 3, whole: 1000}
+
+
+def test_settings_may_be_a_file(tmp_path):
+    file = tmp_path / "ds_config.json"
+    for content, message in ((None, "No such file"), ("{", "Expecting"), ("[1]", "has a list in it")):
+        if content:
+            file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            DeepSpeedEngine(settings=str(file))
+    for settings in ({"zero_optimization": {"reduce_bucket_size": 1000}}, {"zero_optimization": {"stage": 3}}):
+        file.write_text(json.dumps(settings))
+        if "stage" in settings["zero_optimization"]:
+            with pytest.raises(ValueError, match="which DeepSpeedEngine"):
+                DeepSpeedEngine(settings=str(file))
+        else:
+            assert DeepSpeedEngine(settings=str(file)).config == DeepSpeedEngine(settings=settings).config
 
 
 @pytest.mark.parametrize(
