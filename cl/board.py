@@ -149,7 +149,7 @@ def _close(files: Iterable[int]) -> None:
 
 
 def _host() -> tuple[str, ...]:
-    # Processes of several containers, or of several networks, count as of several hosts.
+    # Who shares no network counts as of another host: so tests have two of them.
     spaces = (str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "net"))
     return (Path("/proc/sys/kernel/random/boot_id").read_text(), *spaces)
 

@@ -98,7 +98,6 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
         checksums["state.json"] = _checksum_of(state)
         files["state.json"] = json.dumps(state, indent=1).encode()
         folder.mkdir(parents=True, exist_ok=True)
-        _restore(folder)
         for left in folder.glob(".step-*"):  # by who was killed at this
             shutil.rmtree(left, ignore_errors=True)
         if not written:
@@ -159,6 +158,7 @@ def config_of(folder: Path) -> Path | None:
 
     Early ones have none of their own: then it is the run's.
     """
+    _restore(folder)
     for path in _candidates(folder):
         with suppress(CheckpointError), _refusing(path):  # a damaged one, which is passed over
             wanted = json.loads((path / "state.json").read_text())["sha256"].get(CONFIG)
@@ -252,11 +252,11 @@ def _is_whole(path: Path) -> bool:
 
 
 def _restore(folder: Path) -> None:
-    """Gives its name back to a checkpoint that was about to be replaced when the run was killed."""
-    for before in folder.glob(".step-*.before"):
-        final = folder / before.stem[1:]
-        if not final.exists():
-            with suppress(OSError):  # then an older one is taken
+    """Gives its name back to a checkpoint that was about to be replaced when the run, which is over, was killed."""
+    with suppress(OSError):  # then an older one is taken
+        for before in folder.glob(".step-*.before"):
+            final = folder / before.stem[1:]
+            if not final.exists():
                 before.rename(final)
 
 

@@ -28,15 +28,16 @@ class Report:
         folder: where the two files are.
         total: steps of the whole run.
         done: steps of it that an earlier start made; what it measured at later ones is dropped.
+        evaluates: whether an evaluation of step `done` comes, again if there was one.
         quiet: show and write nothing: another process does.
 
     Making one is a call of all processes, and so is `table`: where the disk refuses, all of them raise CheckpointError.
     Of what `say` and `advance` could not write `record` speaks, or `table`: one process alone must not end there.
     """
 
-    def __init__(self, folder: Path, total: int, done: int = 0, quiet: bool = False):
+    def __init__(self, folder: Path, total: int, done: int = 0, evaluates: bool = False, quiet: bool = False):
         self.console = Console(highlight=False, quiet=quiet)
-        on_first(partial(_made_ready, folder, done, total))
+        on_first(partial(_made_ready, folder, done, total, evaluates))
         names = (Path(os.devnull) if quiet else folder / name for name in ("train.log", "metrics.jsonl"))
         self.log, self.metrics = (name.open("a") for name in names)
         self.total = total
@@ -133,13 +134,14 @@ class _ToFile(logging.Handler):
         self.write(self.file, record.getMessage() + "\n")
 
 
-def _made_ready(folder: Path, done: int, total: int) -> None:
+def _made_ready(folder: Path, done: int, total: int, evaluates: bool) -> None:
     """The two files, to append to; none ends with a line that a full disk cut short.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    ready = {"train.log": _whole, "metrics.jsonl": partial(_until, done=done, total=total)}
+    measured = partial(_until, done=done, finished=done == total, evaluates=evaluates)
+    ready = {"train.log": _whole, "metrics.jsonl": measured}
     for name, kept in ready.items():
         path = folder / name
         try:
@@ -155,7 +157,7 @@ def _whole(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _until(content: bytes, done: int, total: int) -> bytes:
+def _until(content: bytes, done: int, finished: bool, evaluates: bool) -> bytes:
     """Its lines of steps up to `done`, but for those that the run makes again.
 
     One that goes on from an older checkpoint makes later steps again. Evaluations come after a step's checkpoint, so
@@ -168,7 +170,7 @@ def _until(content: bytes, done: int, total: int) -> bytes:
     return b"".join(
         line
         for line, each in zip(lines, found, strict=True)
-        if each and (each["step"] < done or (each["step"] == done and not _again(each, finished=done == total)))
+        if each and (each["step"] < done or (each["step"] == done and not _again(each, finished, evaluates)))
     )
 
 
@@ -181,9 +183,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _again(line: dict[str, Any], finished: bool) -> bool:
+def _again(line: dict[str, Any], finished: bool, evaluates: bool) -> bool:
     tests = all(name == "step" or name.startswith("test_") for name in line)
-    return tests if finished else "loss" not in line and not tests
+    return tests if finished else evaluates and "loss" not in line and not tests
 
 
 SHOWN = {

@@ -138,7 +138,8 @@ class Training:
             on_first(folder.claim)
             on_first(lambda: set_aside(damaged))
         undone = on_first(lambda: rollbacks.read(folder))
-        with Report(folder.path, self.steps, done, quiet=rank() > 0) as report, interrupts() as interrupted:
+        evaluates = bool(self.evaluations and self.evaluate_every) and done % self.evaluate_every == 0
+        with Report(folder.path, self.steps, done, evaluates, quiet=rank() > 0) as report, interrupts() as interrupted:
             if undone and undone[-1].step == done:
                 lines.append(
                     f"rolled back: {undone[-1].why} The rate is {rollbacks.rate(undone, done):g} of the first."
@@ -181,8 +182,9 @@ class Training:
             if index and self.evaluate_every and index % self.evaluate_every == 0:
                 # What is due is saved by now: an evaluation may outlast a launcher's patience with a signal.
                 figures = self.evaluate("validation")
-                on_first(partial(report.record, index, figures))
-                last |= figures
+                if figures:
+                    on_first(partial(report.record, index, figures))
+                self._end_step(folder, index, notes, interrupted)
             clock = time.monotonic()
             step = Step(index, self.steps, rollbacks.rate(undone, index))
             applied, measured, overflows = self.step(step, looked_at, folder)
@@ -201,16 +203,13 @@ class Training:
             report.advance(index + 1, figures | metrics)
 
             notes["seconds"] = earlier + time.monotonic() - started
-            due = self.checkpoint_every and (index + 1) % self.checkpoint_every == 0
-            stopped = largest_over_ranks(interrupted[0] if interrupted else 0)
-            if due or stopped or index + 1 == self.steps:
-                self._save(folder, index + 1, notes)
-            if stopped and index + 1 < self.steps:
-                raise _preempted(stopped, f"after step {index + 1}, with a checkpoint", folder)
+            due = bool(self.checkpoint_every) and (index + 1) % self.checkpoint_every == 0
+            self._end_step(folder, index + 1, notes, interrupted, save=due or index + 1 == self.steps)
         test = self.evaluate("test")
         notes["seconds"] = earlier + time.monotonic() - started
         tested = {f"test_{name}": value for name, value in test.items()}
-        on_first(partial(report.record, self.steps, tested))
+        if tested:
+            on_first(partial(report.record, self.steps, tested))
         images = self.views.batch * self.engine.accumulate * self.steps
         skipped = sum((Counter(each) for each in gather_objects(dict(self.views.skipped))), Counter[str]())
         summary = {
@@ -236,6 +235,15 @@ class Training:
         on_first(lambda: folder.write_json("summary.json", summary))
         report.table(f"{folder.path}, on held-out test data", summary)
         return summary
+
+    def _end_step(
+        self, folder: RunFolder, step: int, notes: dict[str, Any], interrupted: list[int], save: bool = False
+    ) -> None:
+        stopped = largest_over_ranks(interrupted[0] if interrupted else 0)
+        if save or stopped:
+            self._save(folder, step, notes)
+        if stopped and step < self.steps:
+            raise _preempted(stopped, f"after step {step}, with a checkpoint", folder)
 
     def start(self) -> None:
         """Hands the objective to the engine."""

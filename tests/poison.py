@@ -10,12 +10,16 @@ from cl.views.augment import BatchAugment
 
 @gin.register
 class Overflowing(InfoNCE):
-    """A finite loss; on rank 1 the third batch's gradient is not."""
+    """A finite loss; on rank 1 `times` gradients are not, from the third batch's on."""
+
+    def __init__(self, temperature: float, times: int = 1):
+        super().__init__(temperature)
+        self.times = times
 
     def forward(self, contrast):
         # `cl.rules` tries losses on made-up rows, without gradient.
         self.calls = getattr(self, "calls", 0) + contrast.q.requires_grad
-        if rank() == 1 and self.calls == 3:
+        if rank() == 1 and 3 <= self.calls < 3 + self.times:
             contrast.q.register_hook(lambda gradient: gradient * torch.inf)
         return super().forward(contrast)
 

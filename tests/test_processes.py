@@ -37,9 +37,9 @@ SMALL = {
 }
 
 
-def words(stage=1, **values):
-    """Of the command line: SimCLR in small, and bindings with `__` for a dot."""
-    files = ["gin/simclr.gin", *([] if stage is None else [f"gin/scale/zero{stage}.gin"])]
+def words(stage=1, recipe="simclr", **values):
+    """Of the command line: a recipe in small, and bindings with `__` for a dot."""
+    files = [f"gin/{recipe}.gin", *([] if stage is None else [f"gin/scale/zero{stage}.gin"])]
     params = [f"{name.replace('__', '.')} = {value}" for name, value in (SMALL | values).items()]
     given = [word for file in files for word in ("--gin", file)]
     return given + [word for param in params for word in ("--param", param)]
@@ -58,14 +58,16 @@ def start(launcher, out, arguments, path=ROOT, world=2):
 
 
 def finished(launcher, out, arguments):
-    """The codes of all ranks, once they ended."""
+    """The codes of all ranks, once they ended; the launcher's is what docs/scale.md says."""
     process = start(launcher, out, arguments)
     try:
-        process.wait(timeout=200)
+        own = process.wait(timeout=200)
     finally:
         kill(process)
     found = codes(out)
     assert found, said(out)
+    if found.keys() == {0, 1} and found[0] == found[1]:
+        assert own == (min(found[0], 1) if launcher == "torchrun" else found[0])
     return found
 
 
@@ -269,12 +271,25 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(lau
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_batch_that_overflows_on_one_rank_is_left_out_by_all(stage, tmp_path):
+    """No hook runs for it: nothing of it is in the queue."""
     out = tmp_path / "run"
     settings = {"Term__loss": "@Overflowing()", "Overflowing__temperature": 0.25, "cl__train__overflows": 1}
-    arguments = [*words(stage, cl__train__steps=4, **settings), "--import", "poison"]
+    arguments = [*words(stage, "moco_v2", cl__train__steps=4, **settings), "--import", "poison"]
     assert finished("torchrun", out, arguments) == {0: 0, 1: 0}
     assert json.loads((out / "summary.json").read_text())["overflows"] == 1 and sorted(losses(out)) == [1, 2, 3, 4]
     assert said(out).count("step 3 was tried anew, as gradients were not finite; times: 1") == 1
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    fills = [value for line in lines for name, value in line.items() if name.startswith("queue_fill")]
+    assert fills == [16, 32, 48, 64]
+
+
+@pytest.mark.slow
+def test_more_overflows_in_a_row_than_allowed_end_all(tmp_path):
+    out = tmp_path / "run"
+    settings = {"Term__loss": "@Overflowing()", "Overflowing__temperature": 0.25, "Overflowing__times": 3}
+    arguments = [*words(3, cl__train__steps=9, cl__train__overflows=2, **settings), "--import", "poison"]
+    assert finished("torchrun", out, arguments) == {0: 4, 1: 4}
+    assert json.loads((out / "bad_batch.json").read_text())["step"] == 3 and max(losses(out)) == 2
 
 
 @pytest.mark.slow

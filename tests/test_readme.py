@@ -1,5 +1,6 @@
 """What the README shows to copy runs as it is shown."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -60,3 +61,34 @@ def test_the_recipe_that_is_shown_whole_is_the_file():
     shown = block("MemoryViews.group = @ByLabel()")
     lines = (ROOT / "gin" / "supcon.gin").read_text().splitlines()
     assert shown.splitlines() == [line for line in lines if not line.startswith("#")]
+
+
+def said(value):
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def test_the_race_of_losses_says_what_was_measured():
+    """Times and memory of the README's table are those of the rows in docs."""
+    measured = {}
+    for row in json.loads((ROOT / "docs" / "loss.json").read_text()):
+        if row["width"] == 128 and row["threads"] == 2:
+            measured[row["case"], row["rows"], row["contender"]] = row
+    table = (ROOT / "README.md").read_text().split("| loss | ours |")[1].split("\n\n")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(lines) > 4
+    for what, ours, plain, other in lines:
+        case, _, numbers = what.lower().partition(",")
+        number = int(re.search(r"\d[\d,]*\d", numbers)[0].replace(",", ""))
+        name = re.match(r"([\w-]+) ", other)[1]
+        for cell, contender in ((ours, "cl"), (plain, "PyTorch"), (other.removeprefix(f"{name} "), name)):
+            row = measured[case, number, contender]
+            if "failed" in row:
+                assert cell == "more than 12 GB"
+                continue
+            memory = f"{row['extra_bytes'] / 1e6:,.0f} MB"
+            if contender == "cl":
+                seconds = row["seconds"]
+                assert cell == (f"{seconds:.2f} s, {memory}" if seconds < 1 else f"{seconds:.0f} s, {memory}")
+            else:
+                times = " x (".join([said(row["times_ours"]), "-".join(map(said, row["interval_95"]))])
+                assert cell == f"{times}), {memory}"

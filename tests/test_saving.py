@@ -89,6 +89,22 @@ def test_a_full_disk_exits_with_5_wherever_it_runs_full(small_disk, capfd, free)
         assert sorted(losses(out)) == [1, 2, 3] and done < 3
 
 
+def test_a_disk_that_runs_full_at_the_second_checkpoint_keeps_the_first(small_disk, tmp_path, capfd):
+    settings = [*TINY, "cl.train.checkpoint_every = 1", "cl.train.keep = 0"]
+    assert launch.main(arguments("simclr", tmp_path / "whole", *settings)) == 0
+    size = sum(path.stat().st_blocks * 512 for path in (tmp_path / "whole" / "checkpoints" / "step-00000001").iterdir())
+    space = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - 3 * size // 2 - 2**16))
+    out = small_disk / "run"
+    assert launch.main(arguments("simclr", out, *settings)) == 5
+    assert "The checkpoint of step 2 could not be written" in capfd.readouterr().err
+    assert read_last(out / "checkpoints").step == 1
+    (small_disk / "filler").unlink()
+    assert launch.main(["--out", str(out), "--resume"]) == 0
+    assert "goes on after step 1 (checkpoints/step-00000001)\n" in capfd.readouterr().out
+    assert losses(out) == losses(tmp_path / "whole")
+
+
 def test_a_disk_that_is_read_only_exits_with_5_and_the_checkpoint_stays(small_disk, capfd):
     out, settings = small_disk / "run", [*TINY, "cl.train.checkpoint_every = 1"]
     assert launch.main(arguments("simclr", out, *settings)) == 0

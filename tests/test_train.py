@@ -239,6 +239,37 @@ def test_an_evaluation_comes_after_the_checkpoint_and_is_made_again_by_who_goes_
     assert mended == whole
 
 
+def test_a_signal_during_an_evaluation_ends_the_run_at_that_step(folders):
+    class Interrupted(Counting):
+        def __call__(self, encoder, split, device):
+            if split == "validation" and signals:
+                signal.raise_signal(signals.pop())
+            return super().__call__(encoder, split, device)
+
+    signals = []
+    settings = {"evaluate_every": 2, "steps": 4}
+    training(evaluations=[Interrupted()], **settings).run(folders("whole"))
+    signals.append(signal.SIGTERM)
+    with pytest.raises(Preempted, match="SIGTERM after step 2, with a checkpoint"):
+        training(evaluations=[Interrupted()], **settings).run(folders("broken"))
+    assert read_last(folders("broken", True).checkpoints).step == 2
+    training(evaluations=[Interrupted()], **settings).run(folders("broken", True), resume=True)
+    whole, mended = ([(line["step"], set(line)) for line in lines(folders(n, True))] for n in ("whole", "broken"))
+    assert mended == whole
+
+
+def test_who_goes_on_without_an_evaluation_keeps_the_figures_there_are(folders):
+    training(evaluations=[Counting()], evaluate_every=2, checkpoint_every=2, steps=4).run(folders())
+    (folders(resume=True).checkpoints / "last").write_text("step-00000002")
+    training(evaluations=[Counting()], checkpoint_every=2, steps=4).run(folders(resume=True), resume=True)
+    assert [line["step"] for line in lines(folders(resume=True)) if "count" in line] == [2]
+
+
+def test_without_evaluations_no_line_is_empty(folders):
+    training(evaluate_every=2, steps=4).run(folders())
+    assert all("loss" in line for line in lines(folders(resume=True)))
+
+
 def test_what_a_run_leaves_behind(folders):
     recorder, evaluation = Recorder(), Counting()
     built = training("moco", hooks=[recorder], evaluations=[evaluation], evaluate_every=2, checkpoint_every=2, keep=2)

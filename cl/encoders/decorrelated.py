@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from cl.distributed import sum_over_ranks, world_size
 from cl.errors import ConfigError, NumericError
-from cl.precision import wide
 
 
 @gin.register
@@ -67,7 +66,7 @@ class DecorrelatedBatchNorm(nn.Module):
             if self.training:
                 self._remember(mean.detach(), covariance.detach())
             white = rearrange(torch.linalg.solve_triangular(factor, parts.mT, upper=False), "p g n -> n (p g)")
-            return white.to(wide(input))
+            return white.to(torch.promote_types(input.dtype, torch.float32))
 
     def _remember(self, mean: Tensor, covariance: Tensor) -> None:
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)

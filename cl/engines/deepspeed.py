@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[reportPrivateImportUsage]
 
 from cl.components import Step
-from cl.distributed import mean_over_ranks, rank
+from cl.distributed import gather_objects, mean_over_ranks, rank
 from cl.encoders.sync_batch_norm import synchronise
 from cl.engines import deepspeed_settings, optimizer_state
 from cl.engines.pieces import Pieces
@@ -42,7 +42,8 @@ class DeepSpeedEngine:
         sync_batch_norm: batch normalisation over the rows of all ranks; False: each rank's own.
         offload: the optimizer's state in host memory, and at stage 3 the parameters too.
         settings: DeepSpeed's own, merged over those made here, such as
-            `{'zero_optimization': {'reduce_bucket_size': 1000000}}`, or the path of a JSON file of them.
+            `{'zero_optimization': {'reduce_bucket_size': 1000000}}`, or the path of a JSON file of
+            them, alike on all hosts.
     """
 
     distributed = True
@@ -75,7 +76,7 @@ class DeepSpeedEngine:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.sync_batch_norm = sync_batch_norm
         self.offload = offload
-        self.settings = deepspeed_settings.given(settings or {})
+        self.settings = deepspeed_settings.loaded({} if settings is None else settings)
         self.config = deepspeed_settings.merged(self._config(), self.settings)
         self.outputs: list[StepOutput] = []
 
@@ -99,6 +100,8 @@ class DeepSpeedEngine:
             groups._WORLD_GROUP = dist.new_group(timeout=ours.options._timeout)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         self.device = device
+        if any(each != self.config for each in gather_objects(self.config)):
+            raise ConfigError("DeepSpeedEngine.settings differ between processes: the file must be alike on all hosts.")
         if self.sync_batch_norm:
             synchronise(objective)
         self.objective = objective.to(device).train()  # weights as they are: DeepSpeed broadcasts them as bytes

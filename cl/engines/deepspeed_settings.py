@@ -57,7 +57,7 @@ def deepspeed() -> ModuleType:
     return deepspeed
 
 
-def given(settings: dict[str, Any] | str) -> dict[str, Any]:
+def loaded(settings: dict[str, Any] | str) -> dict[str, Any]:
     """Settings as they are, or those of a JSON file.
 
     Raises:

@@ -88,5 +88,8 @@ def _joined(run: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]) -> Tensor
         own = [shares[piece % w][piece // w].to(own[0].device) for piece in range(count)]
     rows = torch.cat(own)
     if not rows.isfinite().all():  # of them a classifier would make some class or other
-        raise NumericError("The features of held-out data are not finite: the network has diverged. Lower the rate.")
+        raise NumericError(
+            "The features of held-out data are not finite: the network has diverged. Lower the rate, and go on from an "
+            "earlier checkpoint, which the file 'last' would have to name, or start anew."
+        )
     return rows

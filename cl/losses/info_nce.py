@@ -35,7 +35,7 @@ class InfoNCE(nn.Module):
             `torch.nn.functional.cross_entropy` has it; in [0, 1).
         tile: rows and keys whose logits are made at a time; 512 suits a CPU, a GPU wants more.
         products: "bfloat16" is faster for thousands of rows where the machine computes with it, about as fast
-            elsewhere, and lets a logit of unit rows be off by 1 / (128 temperature), as `logsumexp` says.
+            elsewhere, and lets a logit of unit rows be off by some 1 / (128 temperature); `logsumexp` says more.
     """
 
     provides: frozenset[Capability] = frozenset()

@@ -196,7 +196,7 @@ class _Sums:
 
     def log2(self) -> Tensor:
         if not math.isfinite(self.tiles.plan.largest):  # such a row may look like one that never meets the others
-            return torch.full_like(self.total, torch.nan)
+            return self.total.fill_(torch.nan)
         return self.total.log2() if self.top is None else self.top + self.total.log2()
 
 

@@ -63,7 +63,9 @@ class _Sum(torch.autograd.Function):
                 if dbias is not None:
                     dbias += w.sum(dtype=tiles.dtype)
         if not math.isfinite(plan.largest):  # such a row may look like a perfect match
-            total.fill_(torch.nan)
+            for each in (total, dq, dk, dbias):
+                if each is not None:
+                    each.fill_(torch.nan)
         ctx.save_for_backward(dq, dk, dbias)
         return total.to(tiles.dtype)
 

@@ -42,8 +42,8 @@ Temperature = float | LearnedTemperature
 
 def valid(temperature: Temperature, parameter: str) -> Temperature:
     """The temperature, if it is one; ValueError naming the parameter if not."""
-    if isinstance(temperature, float | int) and not (1e-30 < temperature < math.inf):  # 1 / it is float32
-        raise ValueError(f"{parameter} must be a positive number, got {temperature}")
+    if isinstance(temperature, float | int) and not (1e-18 <= temperature <= 1e18):  # what float32 can square
+        raise ValueError(f"{parameter} must be a positive number, from 1e-18 to 1e18, got {temperature}")
     return temperature
 
 

@@ -64,7 +64,7 @@ class Plan:
 
     Attributes:
         scale: logits are this times the products.
-        largest: by the rows' lengths no logit is larger; not finite where a row is not, or is too long for float32.
+        largest: by the rows' lengths no logit is larger; not finite where a row is not, or is too long to be squared.
         bounded: tiles are powers, which need no shift: `largest` is at most BOUND.
         kept: the first tiles, once they were made, until they come again.
         room: numbers that may still be kept; 0 from the first time on.
