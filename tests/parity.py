@@ -39,10 +39,10 @@ class Float64(TorchDispatchMode):
 
 
 class Convolutions(TorchFunctionMode):
-    """Beside it: torch compares the types of a convolution's input and bias before they get there."""
+    """Beside it: torch compares the types of a convolution's input and bias before it gets there."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.conv2d and args[0].dtype == torch.float64:
+        if func is torch.conv2d and args[0].dtype == torch.float64 and args[2] is not None:
             args = tree_map(as_float64, args)
         return func(*args, **(kwargs or {}))
 
@@ -106,13 +106,17 @@ class Reordered:
             yield views.made().part(order)
 
 
-def errors(found, wanted):
+NOISE = 1e-7
+"""In float32, of all tensors' norm: what a gradient that is zero but for rounding may be."""
+
+
+def errors(found, wanted, noise=0.0):
     """By tensor, the error in bounds: 1e-5 of its norm, or of a thousandth of all tensors' together if that is more."""
     wanted = {name: value.double() for name, value in wanted.items()}
     whole = float(torch.stack([value.norm() for value in wanted.values()]).norm())
     for name, value in wanted.items():
-        apart = float((found[name].double() - value).norm())
-        yield name, apart / (1e-5 * max(float(value.norm()), 1e-3 * whole))
+        size, apart = float(value.norm()), float((found[name].double() - value).norm())
+        yield name, apart / (noise * whole if size < noise * whole else 1e-5 * max(size, 1e-3 * whole))
 
 
 COMPARED = ("gradients", "weights")
@@ -120,7 +124,7 @@ OWN_STATISTICS = ("shuffled", "split")
 """Variants whose batch statistics are each rank's own."""
 
 
-def worst(found, wanted, what, variant="plain"):
+def worst(found, wanted, what, variant, noise=0.0):
     compared = {
         name: value
         for name, value in wanted[what].items()
@@ -128,18 +132,18 @@ def worst(found, wanted, what, variant="plain"):
         and ".ring." not in name  # a queue's rows follow the batch's order
         and not (variant in OWN_STATISTICS and "running" in name)
     }
-    every = list(errors(found[what], compared))
+    every = list(errors(found[what], compared, noise))
     assert all(math.isfinite(error) for _, error in every)
     return max(every, key=lambda error: error[1])
 
 
-EXACT = dict.fromkeys(COMPARED, 0.2)
-"""Of the bound: the rounding of float32 parameters and gradients, of which 0.126 was seen."""
+EXACT = dict.fromkeys(COMPARED, 0.5)
+"""Of the bound: the rounding of float32 parameters and of each rank's gradients, of which 0.43 was seen on four."""
 
 
 def itself(wanted, again, variant="plain"):
     """How many bounds ranks may be away from one process in float32: four times what it is from itself, reordered."""
-    found = {what: worst(again, wanted, what, variant)[1] for what in COMPARED}
+    found = {what: worst(again, wanted, what, variant, NOISE)[1] for what in COMPARED}
     assert max(found.values()) < 10
     return {what: max(1.0, 4 * error) for what, error in found.items()}
 
@@ -150,7 +154,7 @@ def compare(found, wanted, allowed, recipe, variant, stage):
     assert all(other["weights"] == {} for other in others), "the weights are rank 0's to keep"
     for what in COMPARED:
         assert first[what].keys() == wanted[what].keys()
-        name, error = worst(first, wanted, what, variant)
+        name, error = worst(first, wanted, what, variant, 0.0 if allowed is EXACT else NOISE)
         print(f"{recipe} {variant} {stage} {what}: {error:.3f} of the bound ({name}), {allowed[what]:.2f} allowed")
         assert error <= allowed[what], (what, name)
     for other in others:
