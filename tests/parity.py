@@ -144,7 +144,7 @@ EXACT = dict.fromkeys(COMPARED, 0.5)
 def itself(wanted, again, variant="plain"):
     """How many bounds ranks may be away from one process in float32: four times what it is from itself, reordered."""
     found = {what: worst(again, wanted, what, variant, NOISE)[1] for what in COMPARED}
-    assert max(found.values()) < 10
+    assert max(found.values()) < 100  # one end of a kink of max pooling or the other is tens of bounds
     return {what: max(1.0, 4 * error) for what, error in found.items()}
 
 
