@@ -156,7 +156,8 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
 def config_of(folder: Path) -> Path | None:
     """The configuration of the newest checkpoint of which it is what was written; None where there is none.
 
-    Early ones have none of their own: then it is the run's.
+    Early ones have none of their own: then it is the run's. For who goes on with it: a checkpoint that was being
+    replaced when it was killed gets its name back.
     """
     _restore(folder)
     for path in _candidates(folder):

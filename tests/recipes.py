@@ -82,10 +82,13 @@ class Loaded:
 
 def smooth(training):
     """The same with GELU in place of every ReLU."""
+    replaced = 0
     for module in training.objective.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.GELU())
+                replaced += 1
+    assert replaced
     return training
 
 

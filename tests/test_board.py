@@ -185,3 +185,14 @@ def test_where_one_cannot_use_it_all_go_over_gloo(tmp_path, refusing):
 
 if __name__ == "__main__":
     child(int(sys.argv[1]), *sys.argv[2:])
+
+
+@linux
+def test_who_shares_no_network_is_of_another_host():
+    """As the two hosts of tests/test_hosts.py are: what they exchange goes over their network."""
+    command = [sys.executable, "-c", "from cl.board import _host; print(repr(_host()))"]
+    here = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    apart = subprocess.run(["unshare", "--net", *command], capture_output=True, text=True, check=False)
+    if "unshare failed" in apart.stderr:
+        pytest.skip(f"no network of one's own here: {apart.stderr.strip()}")
+    assert here == repr(cl.board._host()) + "\n" != apart.stdout and apart.returncode == 0

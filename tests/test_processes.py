@@ -277,7 +277,8 @@ def test_a_batch_that_overflows_on_one_rank_is_left_out_by_all(stage, tmp_path):
     arguments = [*words(stage, "moco_v2", cl__train__steps=4, **settings), "--import", "poison"]
     assert finished("torchrun", out, arguments) == {0: 0, 1: 0}
     assert json.loads((out / "summary.json").read_text())["overflows"] == 1 and sorted(losses(out)) == [1, 2, 3, 4]
-    assert len(re.findall(r"step \d was tried anew, as gradients were not finite; times: 1", said(out))) == 1
+    # The look for leaks before the first step is one of the three.
+    assert said(out).count("step 2 was tried anew, as gradients were not finite; times: 1") == 1
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     fills = [value for line in lines for name, value in line.items() if name.startswith("queue_fill")]
     assert fills == [32, 64, 96, 128]  # keys of both views

@@ -254,6 +254,7 @@ ROWS, IDS = torch.zeros(3, 2), torch.zeros(3, 3, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
+        ({"q": ROWS[:, 0]}, r"contrast's q has the shape \(3,\)"),
         ({"q_ids": IDS[:2]}, r"contrast's q has the shape \(3, 2\), its ids \(2, 3\)"),
         ({"paired": ROWS[:2]}, "contrast's paired has the shape"),
         ({"pool": ROWS}, "contrast's pool has the shape .* its ids None"),

@@ -76,7 +76,7 @@ def _synchronised(norm: _BatchNorm) -> SyncBatchNorm:
 @torch.no_grad()
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     # Means of means and of variances, not of squares: no cancellation where the mean is large.
-    # Running statistics of float32, which do not move, keep those of bfloat16 rows from being rounded to bfloat16.
+    # Running statistics that are wide, and do not move, keep those of bfloat16 rows from being rounded to bfloat16.
     unmoved = wide(x.new_zeros(x.shape[1]))
     local = torch.stack(torch.batch_norm_update_stats(x, unmoved, unmoved.clone(), 0.0)).double()
     means, variances = gather(local[None]).unbind(dim=1)
@@ -106,7 +106,7 @@ class _Normalise(torch.autograd.Function):
         rows = x.numel() // x.shape[1] * world_size()
         scale = inverse if weight is None else weight * inverse
         with_y, alone = (-(sums / rows) * scale).to(mean).unbind()
-        # In float32: what is nearly one constant a channel would be rounded alike in all rows, and not average out.
+        # Wide: what is nearly one constant a channel would be rounded alike in all rows, and not average out.
         rest = F.batch_norm(wide(x), mean, variance, with_y, alone, training=False, eps=ctx.eps)
         of_x = rest.addcmul_(wide(gradient), scale.to(mean).view(1, -1, *(1 for _ in range(x.ndim - 2)))).to(x.dtype)
         return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None, None, None

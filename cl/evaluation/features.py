@@ -89,7 +89,7 @@ def _joined(run: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]) -> Tensor
     rows = torch.cat(own)
     if not rows.isfinite().all():  # of them a classifier would make some class or other
         raise NumericError(
-            "The features of held-out data are not finite: the network has diverged. Lower the rate, and go on from an "
-            "earlier checkpoint, which the file 'last' would have to name, or start anew."
+            "The features of held-out data are not finite: the network has diverged. Lower the rate and start anew, or "
+            "name a checkpoint from before it in the file 'last'."
         )
     return rows

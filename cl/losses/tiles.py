@@ -84,7 +84,8 @@ class Plan:
     ):
         self.m, self.n = len(q), len(k)
         self.scale = LOG2E if powers else 1.0
-        self.largest = self.scale * _largest(q, k)
+        longest = _longest(q)
+        self.largest = float(self.scale * longest * (longest if k is q else _longest(k)))
         self.bounded = powers and self.largest <= BOUND
         self.low = products == "bfloat16"
         self.native = self.low and has_bfloat16(q.device)
@@ -181,11 +182,8 @@ class Tiles:
             total.addmm_(w, rows)
 
 
-def _largest(q: Tensor, k: Tensor) -> float:
-    if not len(q) or not len(k):
-        return 0.0
-    longest = torch.linalg.vector_norm(q.detach(), dim=1).amax()
-    return float(longest * (longest if k is q else torch.linalg.vector_norm(k.detach(), dim=1).amax()))
+def _longest(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows.detach(), dim=1).amax() if len(rows) else rows.new_zeros(())
 
 
 def check_tiles(tile: int, products: Products, loss: str) -> None:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from recipes import wired
 
 from cl.engines.deepspeed import DeepSpeedEngine
+from cl.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,14 @@ def test_settings_may_be_a_file(tmp_path):
                 DeepSpeedEngine(settings=str(file))
         else:
             assert DeepSpeedEngine(settings=str(file)).config == DeepSpeedEngine(settings=settings).config
+
+
+def test_settings_that_differ_between_processes_are_refused(monkeypatch):
+    engine = DeepSpeedEngine(stage=1)
+    monkeypatch.setattr("cl.engines.deepspeed.gather_objects", lambda config: [config, config | {"steps_per_print": 1}])
+    training = wired("simclr", {})
+    with pytest.raises(ConfigError, match=r"DeepSpeedEngine\.settings differ between processes"):
+        engine.start(training.objective, training.optimizer, training.schedule, training.place.device, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,19 @@ def test_a_key_that_is_not_finite_is_not_taken_for_one_that_is_never_met(loss, b
         assert not LOSSES[loss]()(paired(rows(1, 1).abs(), rows(1, 2), pool)).isfinite()
 
 
-@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("loss", TILED)
 def test_a_query_that_is_not_finite_is_seen_where_there_is_nothing_to_meet(loss):
     q = rows(3, 0)
     q[1] = math.nan
-    assert not LOSSES[loss]()(paired(q, rows(3, 1), rows(0, 2))).isfinite()
+    contrast = paired(q, rows(3, 1), rows(0, 2))
+    assert not LOSSES[loss]()(contrast).isfinite()
+    if loss == "sigmoid":  # which needs no positive
+        assert not LOSSES[loss]()(replace(contrast, paired=None)).isfinite()
+
+
+def test_no_rows_are_no_loss():
+    for loss in LOSSES.keys() - {"VICReg", "Barlow Twins"}:  # which refuse them
+        assert LOSSES[loss]()(paired(rows(0, 0), rows(0, 1), rows(3, 2))) == 0, loss
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
