@@ -5,14 +5,13 @@ checkpoints/step-00001200/   model.safetensors, optimizer.safetensors, ranks.saf
 checkpoints/last             the name of the newest whole one
 """
 
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cl.distributed import gather_objects, on_first, rank
+from cl.distributed import gather_objects, on_first, rank, world_size
+from cl.durable import replace_file, sync_names, write_synced
 from cl.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,11 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
             aside.mkdir()
             for name, content in files.items():
                 write_synced(aside / name, content)
-            _sync_names(aside)
+            sync_names(aside)
             if final.exists():
                 final.rename(before)
             aside.rename(final)
-            _sync_names(folder)
+            sync_names(folder)
         replace_file(folder / "last", final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -151,6 +151,21 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
     if all(gather_objects(rank() == 0 or _sees(path, about))):
         return _mapped(path, about), damaged, lines
     return on_first(lambda: _mapped(path, about)), damaged, lines
+
+
+def regrouped(checkpoint: Checkpoint) -> Iterator[str]:
+    """What is to be said where another number of processes goes on from it."""
+    ranks = checkpoint.ranks
+    yield (
+        f"step {checkpoint.step} was reached by {len(ranks)} processes and goes on with {world_size()}: "
+        "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
+    )
+    buffers = {name for each in ranks for name in each.tensors if not name.startswith("|")}
+    own = [f"{len(buffers)} buffers such as {min(buffers)}"] if buffers else []
+    if any(each.state["hooks"] != ranks[0].state["hooks"] for each in ranks):
+        own.append("the states of hooks")
+    if own:
+        yield f"what each process had of its own is rank 0's from here on: {', '.join(own)}"
 
 
 def config_of(folder: Path) -> Path | None:
@@ -306,6 +321,22 @@ def read_last(folder: Path) -> Checkpoint:
         ) from error
 
 
+def read_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint after so many steps.
+
+    Raises:
+        CheckpointError: there is none, or its files are not what was written.
+    """
+    path = folder / _called(step)
+    if not path.is_dir():
+        there = ", ".join(f"{_step(each):.0f}" for each in reversed(_saved(folder))) or "none"
+        raise CheckpointError(
+            f"There is no checkpoint of step {step} in {folder}; there are: {there}. More stay with a larger "
+            "cl.train.keep."
+        )
+    return read(path)
+
+
 def read(path: Path) -> Checkpoint:
     """A checkpoint by its folder, verified by its checksums. Its tensors are mapped from the files, not held.
 
@@ -363,38 +394,6 @@ def _checksum_of(state: dict[str, Any]) -> str:
 
 def _altered(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is not what was written: its checksum differs. Nothing was loaded.")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replaces a file in one step."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_synced(aside, content)
-        aside.replace(path)
-        _sync_names(path.parent)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Writes a file and waits for the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_names(folder: Path) -> None:
-    """Waits until the disk has what a folder's files are called."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> bytes:

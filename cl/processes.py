@@ -80,12 +80,14 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not of_a_peer(error):
-            raise
-        raise PeerError(
-            f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again with "
-            "--resume."
-        ) from error
+        if of_a_peer(error):
+            raise PeerError(
+                f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again "
+                "with --resume."
+            ) from error
+        if isinstance(error, ClError) and error.shared:  # all leave
+            dist.destroy_process_group()
+        raise
     else:
         dist.destroy_process_group()
     finally:

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cl.checkpoint import replace_file
 from cl.distributed import on_first
+from cl.durable import replace_file
 from cl.errors import CheckpointError
 from cl.run_folder import refused
 

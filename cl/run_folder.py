@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cl.checkpoint import replace_file
+from cl.durable import replace_file
 from cl.errors import CheckpointError
 from cl.precision import has_bfloat16
 

@@ -10,16 +10,16 @@ from typing import Any
 import gin
 import torch
 import torch.distributed as dist
-from safetensors.torch import save
 from torch import Tensor
 
 from cl import leak, rollbacks
-from cl.checkpoint import Checkpoint, Rank, newest_for_all, set_aside, write
+from cl.checkpoint import Checkpoint, Rank, newest_for_all, regrouped, set_aside, write
 from cl.components import Place, PostStepHook, RollsBack, Step, ViewSource
 from cl.distributed import gather_objects, largest_over_ranks, mean_over_ranks, on_first, rank, world_size
 from cl.engines.engine import Engine
 from cl.errors import CheckpointError, ConfigError, NumericError, Overflow, Preempted, RollBack
 from cl.evaluation.evaluation import Evaluation, Split
+from cl.export import trunks
 from cl.objective import Objective
 from cl.optim.optimizer import Optimizer
 from cl.optim.schedules import Schedule
@@ -132,7 +132,7 @@ class Training:
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
         if checkpoint is not None and len(checkpoint.ranks) != world_size():
-            lines += _regrouped(checkpoint)
+            lines += regrouped(checkpoint)
         del checkpoint  # as large as the model and its optimizer
         if resume:  # from here on nothing refuses it
             on_first(folder.claim)
@@ -184,6 +184,7 @@ class Training:
                 figures = self.evaluate("validation")
                 if figures:
                     on_first(partial(report.record, index, figures))
+                notes["seconds"] = earlier + time.monotonic() - started
                 self._end_step(folder, index, notes, interrupted)
             clock = time.monotonic()
             step = Step(index, self.steps, rollbacks.rate(undone, index))
@@ -356,15 +357,12 @@ class Training:
             ) from error
 
     def export(self, folder: RunFolder) -> None:
-        """Writes every tower's trunk as safetensors, under the trunk's own (timm's) keys, beside the checkpoints."""
-        weights, paths = self.engine.weights(), {module: path for path, module in self.objective.named_modules()}
+        """Writes every tower's trunk beside the checkpoints."""
+        weights = self.engine.weights()
 
         def write_trunks() -> None:
-            for name, trunk in self.objective.encoder.trunks().items():
-                start = f"{paths[trunk]}."
-                state = {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
-                state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
-                folder.write(f"trunk.{name}.safetensors", save(state, metadata={"format": "pt"}))
+            for name, content in trunks(self.objective, weights):
+                folder.write(name, content)
 
         on_first(write_trunks)
 
@@ -386,21 +384,6 @@ class _Timed(Iterator[Views]):
         """Seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
-
-
-def _regrouped(checkpoint: Checkpoint) -> Iterator[str]:
-    """What is to be said where another number of processes goes on."""
-    ranks = checkpoint.ranks
-    yield (
-        f"step {checkpoint.step} was reached by {len(ranks)} processes and goes on with {world_size()}: "
-        "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
-    )
-    buffers = {name for each in ranks for name in each.tensors if not name.startswith("|")}
-    own = [f"{len(buffers)} buffers such as {min(buffers)}"] if buffers else []
-    if any(each.state["hooks"] != ranks[0].state["hooks"] for each in ranks):
-        own.append("the states of hooks")
-    if own:
-        yield f"what each process had of its own is rank 0's from here on: {', '.join(own)}"
 
 
 def _numbers(output: StepOutput, measured: dict[str, Tensor]) -> dict[str, float]:

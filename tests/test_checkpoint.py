@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cl.checkpoint
+import cl.durable
 from cl.checkpoint import (
     Checkpoint,
     Rank,
@@ -24,6 +25,7 @@ from cl.checkpoint import (
     newest_until,
     read,
     read_last,
+    read_step,
     set_aside,
     write,
 )
@@ -303,6 +305,16 @@ def test_nothing_to_resume_from(folder):
         read_last(folder)
 
 
+def test_one_is_read_by_its_step_and_those_there_are_named(folder):
+    for step in (1, 2, 30):
+        write(folder, checkpoint(step, seed=step), keep=2)
+    assert equal(read_step(folder, 2), checkpoint(2, seed=2)) and read_last(folder).step == 30
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 1 in .*there are: 2, 30\."):
+        read_step(folder, 1)
+    with pytest.raises(CheckpointError, match="there are: none"):
+        read_step(folder / "elsewhere", 1)
+
+
 @pytest.mark.parametrize("when", range(7))
 def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
     """The disk is full at each of the writes in turn."""
@@ -315,7 +327,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder, monkeypatch, when):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(cl.checkpoint, "write_synced", full)
+    for module in (cl.checkpoint, cl.durable):
+        monkeypatch.setattr(module, "write_synced", full)
     if when < 5:
         with pytest.raises(CheckpointError, match="No space left") as error:
             write(folder, checkpoint(2))

@@ -69,7 +69,8 @@ def provider(which):
         queue = Queue(PositivesOnly() if "moco" in which else InBatch(True), size=8, dim=D).double()
     stale = torch.arange(7)
     keys = F.normalize(torch.randn(7, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
-    queue.ring.enqueue(keys, torch.stack([100 + stale % 5, stale + 2, stale * 0], dim=1))
+    group = 200 + stale if "others" in which else 100 + stale % 5  # none of the batch's, or some
+    queue.ring.enqueue(keys, torch.stack([group, stale + 2, stale * 0], dim=1))
     return queue
 
 
@@ -91,6 +92,7 @@ CASES = (
     *((which, loss) for which in ("simclr", "clip", "momentum") for loss in ("hard", "sigmoid")),
     ("supcon momentum queue", "sigmoid"),
     ("moco momentum queue", "sigmoid"),
+    ("moco momentum queue of others", "hard"),
     ("neighbours momentum queue", "info_nce"),
     ("classes", "info_nce"),
     ("classes", "info_nce, smoothed"),

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from test_processes import BIN, ROOT, losses, words
+from test_processes import BIN, ROOT, losses, ranks, steps, until, words
 
 pytestmark = pytest.mark.alone
 
@@ -71,24 +73,69 @@ def codes(folder):
     return {path.name: json.loads(path.read_text())["code"] for path in folder.glob("exit.*.json")}
 
 
-@pytest.mark.slow
-def test_two_hosts_by_a_list_of_hosts_without_ssh(hosts, tmp_path):
-    listed = tmp_path / "hosts"
+def on_both(folder, **values):
+    """A launcher on each host, by a list of hosts and without ssh; their output is `folder`'s logs."""
+    listed = folder / "hosts"
     listed.write_text("".join(f"{address} slots=1\n" for address in HOSTS.values()))
-    out = tmp_path / "run"
     files = ["--gin", "gin/scale/hosts.gin", "--param", "PROCESSES = 2"]
-    arguments = [*words(2, cl__train__steps=6, cl__train__timeout=180.0), *files]
+    arguments = [*words(2, **values), *files, "--out", str(folder / "run")]
     address = next(iter(HOSTS.values()))
     launch = [str(BIN / "deepspeed"), "--hostfile", str(listed), "--no_ssh"]
     launch += ["--master_addr", address, "--master_port", "29533"]
-    running = [
-        within(host, [*launch, "--node_rank", str(number), "tools/train.py", *arguments, "--out", str(out)], log)
+    return [
+        within(host, [*launch, "--node_rank", str(number), "tools/train.py", *arguments], folder / f"{number}.log")
         for number, host in enumerate(HOSTS)
-        for log in [tmp_path / f"{host}.log"]
     ]
-    assert [each.wait(timeout=200) for each in running] == [0, 0], next(tmp_path.glob("*.log")).read_text()[-3000:]
+
+
+def said(folder):
+    return "".join(log.read_text() for log in sorted(folder.glob("*.log")))
+
+
+@pytest.mark.slow
+def test_two_hosts_by_a_list_of_hosts_without_ssh(hosts, tmp_path):
+    out, running = tmp_path / "run", on_both(tmp_path, cl__train__steps=6, cl__train__timeout=180.0)
+    assert [each.wait(timeout=200) for each in running] == [0, 0], said(tmp_path)[-3000:]
     assert codes(out) == {"exit.0.json": 0, "exit.1.json": 0} and sorted(losses(out)) == list(range(1, 7))
     assert json.loads((out / "summary.json").read_text())["processes"] == 2
+
+
+LOST = "Rank 0: rank 1 was lost"
+FAULTS = {
+    "the other host's process is killed": ("kill -9 {1}", {0: 6}, [LOST]),
+    "the first host's process is killed": ("kill -9 {0}", {1: 6}, ["Rank 1: rank 0 was lost, or the launcher"]),
+    "the other host's process is stopped": ("kill -TERM {1}", {0: 143, 1: 143}, ["Stopped by SIGTERM after step"]),
+    "the other host's launcher is killed": ("kill -9 {launcher}", {0: 143, 1: 143}, ["Stopped by SIGTERM after step"]),
+    "the cable is pulled": (
+        f"ip -n {{host}} link set {INTERFACE} down",
+        {0: 6, 1: 6},
+        [LOST, "Rank 1: rank 0 was lost, or the launcher"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_happens_on_one_host_ends_both(fault, hosts, tmp_path):
+    """Each host's process says so with a code of its own, and none is left."""
+    command, wanted, words = FAULTS[fault]
+    out, launchers = tmp_path / "run", on_both(tmp_path, cl__train__steps=100000, cl__train__timeout=15.0)
+    until(lambda: len(steps(out)) >= 3, launchers[0])
+    found = ranks(out)
+    pids = {str(rank): process.pid for rank, process in found.items()}
+    assert sorted(pids) == ["0", "1"]
+    host = [*HOSTS][1]
+    command = re.sub(r"\{(\d)\}", lambda match: str(pids[match[1]]), command)
+    # A launcher as `ip netns exec` replaced itself by it is the process that was started.
+    subprocess.run(command.format(host=host, launcher=launchers[1].pid), shell=True, check=True)
+    for each in launchers:
+        each.wait(timeout=120)
+    _gone, alive = psutil.wait_procs(found.values(), timeout=60)
+    assert not alive and codes(out) == {f"exit.{rank}.json": code for rank, code in wanted.items()}, said(tmp_path)[
+        -3000:
+    ]
+    assert all(each in said(tmp_path) for each in words), said(tmp_path)[-3000:]
+    assert (out / "checkpoints").exists() == (143 in wanted.values())
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_command_line import ROOT, TINY, arguments
 
 from cl import launch, wiring
@@ -210,6 +212,33 @@ def test_figures_are_said_though_they_cannot_be_written(run, tool, capsys, monke
 def test_a_run_without_evaluations_says_so(run, tool, capsys):
     assert tool("evaluate.py", run) == 0
     assert "This run has no evaluations" in capsys.readouterr().out
+
+
+def test_trunks_of_any_checkpoint_are_exported(run, tool, tmp_path):
+    written = (run / "trunk.image.safetensors").read_bytes()
+    (run / "trunk.image.safetensors").unlink()
+    assert tool("export.py", run) == 0 and (run / "trunk.image.safetensors").read_bytes() == written
+    for step in (2, 4):
+        assert tool("export.py", run, "--step", step, "--out", tmp_path / f"{step}") == 0
+    early, late = (load_file(tmp_path / f"{step}" / "trunk.image.safetensors") for step in (2, 4))
+    assert (tmp_path / "4" / "trunk.image.safetensors").read_bytes() == written
+    saved = load_file(run / "checkpoints" / "step-00000002" / "model.safetensors")
+    trunk = {key.partition(".trunk.")[2]: value for key, value in saved.items() if ".trunk." in key}
+    assert early.keys() == late.keys() == trunk.keys()
+    assert all(torch.equal(early[key], value) for key, value in trunk.items())
+    assert any(not torch.equal(early[key], late[key]) for key in early)
+
+
+@pytest.mark.parametrize("name", ["export.py", "evaluate.py"])
+def test_a_step_without_a_checkpoint_is_refused(name, run, tool, capsys):
+    assert tool(name, run, "--step", "3") == 5
+    assert "There is no checkpoint of step 3" in capsys.readouterr().err
+
+
+def test_trunks_that_cannot_be_written(run, tool, tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert tool("export.py", run, "--out", tmp_path / "taken") == 5
+    assert "taken cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_a_pointer_that_is_no_text(run, tool, capsys):

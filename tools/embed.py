@@ -9,7 +9,7 @@ import numpy as np
 
 from cl.errors import CheckpointError, ClError
 from cl.evaluation.features import extract
-from cl.trained import open_run
+from cl.trained import add_run, open_run
 from cl.views.shards import Shards
 
 EPILOG = """\
@@ -24,13 +24,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="output folder of a training")
+    add_run(parser)
     parser.add_argument("shards", help="folder of WebDataset shards with an index.json")
     parser.add_argument("--out", type=Path, default=Path("features.npz"), help="default features.npz")
     parser.add_argument("--view", type=int, default=0, help="the view as which pictures enter the encoder; default 0")
     parser.add_argument("--size", type=int, help="resize the shorter side and crop the centre to this, in pixels")
     parser.add_argument("--label", default="cls", help="extension of the label's member; '' for none; default cls")
-    parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if chosen.out.suffix != ".npz" or not chosen.out.parent.is_dir():  # before minutes of work
@@ -38,7 +37,7 @@ def main() -> int:
     if chosen.size is not None and chosen.size < 1:
         parser.error(f"--size is a number of pixels, got {chosen.size}")
     try:
-        training = open_run(chosen.run, chosen.imports)
+        training = open_run(chosen.run, chosen.imports, chosen.step)
         views = training.objective.encoder.views
         if chosen.view not in views:
             parser.error(f"--view {chosen.view}: the run's encoder has the views {', '.join(map(str, sorted(views)))}")

@@ -4,12 +4,11 @@ import argparse
 import json
 import logging
 import sys
-from pathlib import Path
 
-from cl.checkpoint import replace_file
+from cl.durable import replace_file
 from cl.errors import CheckpointError, ClError
 from cl.evaluation.probe import Probe
-from cl.trained import open_run
+from cl.trained import add_run, open_run
 
 EPILOG = """\
 example:
@@ -21,14 +20,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="output folder of a training")
+    add_run(parser)
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default test")
-    parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    file = chosen.run / f"evaluation.{chosen.split}.json"
+    of_step = "" if chosen.step is None else f".step-{chosen.step}"
+    file = chosen.run / f"evaluation.{chosen.split}{of_step}.json"
     try:
-        training = open_run(chosen.run, chosen.imports)
+        training = open_run(chosen.run, chosen.imports, chosen.step)
         banks = [evaluation.data for evaluation in training.evaluations if "bank" in evaluation.data]
         if banks and Probe.name not in [evaluation.name for evaluation in training.evaluations]:
             probe = Probe(banks[0]["bank"], banks[0]["validation"], banks[0]["test"])

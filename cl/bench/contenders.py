@@ -4,7 +4,7 @@ A contender is built once from (rows, width) and then called for one forward and
 same rows and compute the same loss up to a factor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,9 @@ BIAS = -10.0
 CLASSES = 100
 QUERIES = 256
 
-Pass = Callable[[], None]
+Pass = Callable[[], Sequence[Tensor]]
+"""Returns the loss and the rows' gradients; bare products return nothing."""
+
 Contender = Callable[[int, int], Pass]
 
 
@@ -31,10 +33,9 @@ def _rows(n: int, d: int, seed: int) -> Tensor:
 
 
 def _passes(loss: Callable[[], Tensor], *leaves: Tensor) -> Pass:
-    def run() -> None:
-        torch.autograd.backward(loss(), inputs=list(leaves))
-        for leaf in leaves:
-            leaf.grad = None
+    def run() -> Sequence[Tensor]:
+        value = loss()
+        return value.detach(), *torch.autograd.grad(value, leaves)
 
     return run
 
@@ -48,11 +49,12 @@ def _products(m: int, n: int, d: int, times: int) -> Pass:
     # In tiles that stay in the cache: a whole product of many rows is bound by memory and slower.
     tile = torch.empty(min(m, 512), min(n, 512))
 
-    def run() -> None:
+    def run() -> Sequence[Tensor]:
         for _ in range(times):
             for rows in q.split(512):
                 for keys in k.split(512):
                     torch.mm(rows, keys.T, out=tile[: len(rows), : len(keys)])
+        return ()
 
     return run
 

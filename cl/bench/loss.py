@@ -48,13 +48,13 @@ class Child:
         self.process.stdin.flush()
         return self.read()["seconds"]
 
-    def end(self) -> int:
-        """Bytes that passes took beyond the inputs, at the peak."""
+    def end(self) -> dict[str, Any]:
+        """Bytes that passes took beyond the inputs, at the peak; of rounded products their relative errors."""
         assert self.process.stdin
         self.process.stdin.close()
-        extra = self.read()["extra_bytes"]
+        found = self.read()
         self.process.wait()
-        return extra
+        return found
 
 
 def race(
@@ -99,9 +99,9 @@ def race(
         yield row | {
             "repeats": repeats,
             "seconds": statistics.median(times[name]),
-            "extra_bytes": children[name].end(),
             "times_ours": round(median, 3),
             "interval_95": [round(low, 3), round(high, 3)],
+            **children[name].end(),
         }
 
 
@@ -206,7 +206,8 @@ def _line(row: dict[str, Any]) -> str:
     if "failed" in row:
         return f"{head} {row['failed']}"
     low, high = row["interval_95"]
+    off = f", off by {row['loss_error']:.1e}, gradient {row['gradient_error']:.1e}" if "loss_error" in row else ""
     return (
         f"{head} {1000 * row['seconds']:9.1f} ms  {row['extra_bytes'] / 1e6:8.1f} MB  "
-        f"{row['times_ours']:6.2f} x cl's time ({low:.2f} to {high:.2f})"
+        f"{row['times_ours']:6.2f} x cl's time ({low:.2f} to {high:.2f}){off}"
     )

@@ -1,7 +1,7 @@
 """One contender in a process of its own.
 
 Prints a JSON line when ready, one with the seconds of a pass for every number of passes that it reads, and at the end
-of its input one with the memory that the passes took beyond the inputs.
+of its input one with the memory that the passes took beyond the inputs, and of rounded products how far off they are.
 """
 
 import json
@@ -16,7 +16,7 @@ from cl.bench.memory import restart_peak, status
 
 def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) -> None:
     """Runs the protocol; `limit` is in bytes over what the process has when it is ready."""
-    from cl.bench.contenders import CASES
+    from cl.bench.contenders import CASES, LOW, OURS
 
     torch.set_num_threads(int(threads))
     run = CASES[case].contenders[name](int(rows), int(width))
@@ -29,7 +29,14 @@ def main(case: str, name: str, rows: str, width: str, threads: str, limit: str) 
         for _ in range(passes):
             run()
         print(json.dumps({"seconds": (time.perf_counter() - start) / passes}), flush=True)
-    print(json.dumps({"extra_bytes": max(status("VmHWM") - before, 0)}), flush=True)
+    found: dict[str, float] = {"extra_bytes": max(status("VmHWM") - before, 0)}
+    if name == LOW:
+        value, *gradients = run()
+        exact, *wanted = CASES[case].contenders[OURS](int(rows), int(width))()
+        pairs = list(zip(gradients, wanted, strict=True))
+        found["loss_error"] = float((value - exact).abs() / exact.abs())
+        found["gradient_error"] = max(float((one - other).norm() / other.norm()) for one, other in pairs)
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

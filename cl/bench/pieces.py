@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cl import rules, wiring
+from cl import results, rules, wiring
 from cl.bench.memory import peak_above
 from cl.components import Step
 
@@ -18,21 +18,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4096, help="samples of the large batch; default 4096")
     parser.add_argument("--piece", type=int, default=64, help="samples of a piece; default 64")
     parser.add_argument("--param", action="append", default=[], metavar="BINDING")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
 
 
 def main(chosen: argparse.Namespace) -> None:
     """Prints the peaks of both as JSON, and what their difference is made of."""
-    measured = {}
-    for name, batch in (("one piece", chosen.piece), ("the whole in pieces", chosen.batch)):
-        command = [sys.executable, "-m", "cl.bench.pieces", str(chosen.gin), str(batch), str(chosen.piece)]
-        # Or malloc keeps what is freed, and how much of it is chance (48 MB more or 14).
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
-        run = subprocess.run([*command, *chosen.param], stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        measured[name] = json.loads(run.stdout)
-        print(f"{name}: {json.dumps(measured[name])}", flush=True)
-    one, whole = measured.values()
+    found = compare(chosen.gin, chosen.batch, chosen.piece, chosen.param)
+    one, whole = found["one_piece"], found["whole_in_pieces"]
     added = whole["peak_mb"] - one["peak_mb"]
     print(f"{added:.1f} MB more, of which pixels {whole['pixels_mb']:.1f} MB; an embedding {whole['rows_mb']:.1f} MB")
+    if chosen.out:
+        state = {"commit": results.commit(), "recipe": str(chosen.gin), "batch": chosen.batch, "piece": chosen.piece}
+        chosen.out.write_text(json.dumps(state | found, indent=1) + "\n")
+
+
+def compare(recipe: Path, batch: int, piece: int, params: list[str]) -> dict[str, dict[str, float]]:
+    """The peaks of a batch that is one piece, and of the large one, each of a process of its own."""
+    measured = {}
+    for name, samples in (("one_piece", piece), ("whole_in_pieces", batch)):
+        command = [sys.executable, "-m", "cl.bench.pieces", str(recipe), str(samples), str(piece)]
+        # Or malloc keeps what is freed, and how much of it is chance (48 MB more or 14).
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+        run = subprocess.run([*command, *params], stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        measured[name] = json.loads(run.stdout)
+        print(f"{name}: {json.dumps(measured[name])}", flush=True)
+    return measured
 
 
 def measure(recipe: Path, batch: int, piece: int, params: list[str]) -> dict[str, float]:

@@ -18,10 +18,13 @@ from cl.encoders.tower import Tower
 from cl.engines.local import LocalEngine
 from cl.losses.alignment import Alignment
 from cl.losses.barlow_twins import BarlowTwins
+from cl.losses.decoupled import DecoupledInfoNCE
+from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.self_distillation import SelfDistillation
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.temperature import LearnedTemperature
+from cl.losses.vicreg import VICReg
 from cl.negatives.class_vectors import ClassVectors
 from cl.negatives.in_batch import InBatch
 from cl.negatives.neighbours import Neighbours
@@ -64,6 +67,13 @@ KINDS = {
     "supcon with a queue": lambda: Objective(
         Momentum(siamese(tower())), {"a": Term(Queue(InBatch(True), size=5, dim=4), learned())}
     ),
+    "moco, decoupled": lambda: Objective(
+        Momentum(siamese(tower())), {"a": Term(queue(), DecoupledInfoNCE(LearnedTemperature(0.2)))}
+    ),
+    "hard negatives": lambda: Objective(
+        siamese(tower()), {"a": Term(InBatch(True), HardNegativeInfoNCE(LearnedTemperature(0.2)))}
+    ),
+    "vicreg": lambda: Objective(siamese(tower(), unit_norm=False), {"a": Term(PositivesOnly(), VICReg(), weight=0.1)}),
     "byol": lambda: Objective(
         Momentum(siamese(tower()), {"z": nn.Linear(4, 4)}), {"a": Term(PositivesOnly(), Alignment())}
     ),

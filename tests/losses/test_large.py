@@ -14,8 +14,10 @@ from tiny import rows
 from cl import contrast as module
 from cl.losses import tiles
 from cl.losses.decoupled import DecoupledInfoNCE
+from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
 from cl.losses.sigmoid import Sigmoid
+from cl.losses.temperature import LearnedTemperature
 from cl.types import Contrast
 
 GROUPS = ("unique", "pairs", "few", "all equal", "one giant")
@@ -81,6 +83,38 @@ def dense(contrast, temperature, decoupled):
     return sum(losses) / sum(counts).clamp(min=1)
 
 
+@st.composite
+def alone(draw):
+    """Unit rows that have one positive each: pairs that all meet, both ways, or paired keys beside a queue."""
+    b, d, seed = draw(st.integers(1, 150)), draw(st.sampled_from([2, 16, 33])), draw(SEED)
+    shape, n = draw(st.sampled_from(["itself", "both ways", "queue"])), draw(st.integers(0, 300))
+    q, k = rows(b, d, seed), rows(b, d, seed + 1)
+    if shape == "queue":
+        ids = torch.arange(b + n)[:, None].expand(-1, 3)
+        return Contrast(q, ids[:b], k, rows(n, d, seed + 2), ids[b:], torch.ones(n, dtype=torch.bool))
+    return Contrast.pairs(q, k, both_ways=shape == "both ways")
+
+
+def hard(contrast, temperature, hardness, debias):
+    """`HardNegativeInfoNCE` from the whole matrix; by `temperature`, a tensor."""
+    met, positive = matrices(contrast)
+    s, losses, count = contrast.q @ contrast.pool.T / temperature, [], 0
+    for logits, meets, attracts in [(s, met, positive)] + ([(s.T, met.T, positive.T)] if contrast.both_ways else []):
+        own = (
+            (contrast.q * contrast.paired).sum(dim=1) / temperature if contrast.paired is not None else logits[attracts]
+        )
+        count += len(own)
+        pushed = meets & ~attracts
+        some = pushed.any(dim=1)
+        logits, pushed, own = logits[some], pushed[some], own[some]
+        n = pushed.sum(dim=1).double()
+        drawn, weight = (torch.where(pushed, f * logits, -torch.inf).logsumexp(dim=1) for f in (1 + hardness, hardness))
+        rest = (drawn - weight).exp() - debias * own.exp()
+        least = torch.exp(-1 / temperature)
+        losses.append(((own.exp() + n * torch.maximum(rest / (1 - debias), least)).log() - own).sum())
+    return sum(losses) / count
+
+
 def wide(contrast):
     """The same in float64, over leaves of its own."""
     names = [name for name in ("q", "pool", "paired") if getattr(contrast, name) is not None]
@@ -94,13 +128,29 @@ def rounding(contrast, temperature):
     return max(1e-5, 2**-23 * float(contrast.q.norm(dim=1).max()) * longest / temperature)
 
 
-def agree(ours, theirs, mine, expected, temperature, tolerance):
-    """Relative to the larger of a gradient and of the pull and the push that it is the difference of."""
+def agree(ours, theirs, mine, expected, temperature, tolerance, learned=()):
+    """Relative to the larger of a gradient and of the pull and the push that it is the difference of.
+
+    With `learned`, also by what is learned: pairs of a parameter and its float64 twin.
+    """
     assert abs(float(ours.detach()) - float(theirs.detach())) <= tolerance * max(1.0, float(theirs.detach().abs()))
-    for one, other in zip(gradients(ours, mine), gradients(theirs, expected), strict=True):
-        pull = 1 / temperature / max(len(mine[0]), 1) ** 0.5
+    found = gradients(ours, [*mine, *(one for one, _ in learned)])
+    wanted = gradients(theirs, [*expected, *(other for _, other in learned)])
+    lengths = [float(leaf.detach().norm(dim=1).max()) if len(leaf) else 0.0 for leaf in mine]
+    for n, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        # By the logarithm of the scale: the mean over rows of differences of logits.
+        pull = (
+            1 / temperature / max(len(mine[0]), 1) ** 0.5 if n < len(mine) else lengths[0] * max(lengths) / temperature
+        )
         assert one.isfinite().all()
-        assert (one - other).norm() <= tolerance * max(float(other.norm()), pull)
+        assert (one - other).norm() <= tolerance * max(float(other.norm()), pull, 1e-30)
+
+
+def twins(temperature):
+    """A learned temperature, its parameter with the float64 twin of it, and 1 / scale by that one."""
+    learned = LearnedTemperature(temperature, max_scale=1e3, min_scale=1e-3)
+    twin = learned.log_scale.detach().double().requires_grad_()
+    return learned, (learned.log_scale, twin), (-twin).exp()
 
 
 @settings(max_examples=150)
@@ -109,8 +159,21 @@ def test_softmax_losses(contrast, temperature, tile, decoupled):
     single, mine = leaves(contrast)
     double, expected = wide(contrast)
     loss = DecoupledInfoNCE if decoupled else InfoNCE
-    theirs = dense(double, temperature, decoupled)
-    agree(loss(temperature, tile=tile)(single), theirs, mine, expected, temperature, rounding(contrast, temperature))
+    learned, pair, inverse = twins(temperature)
+    ours, theirs = loss(learned, tile=tile)(single), dense(double, inverse, decoupled)
+    agree(ours, theirs, mine, expected, temperature, rounding(contrast, temperature), [pair])
+
+
+@settings(max_examples=150)
+@given(alone(), TEMPERATURE, TILE, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.0, 0.1]))
+def test_hard_negatives(contrast, temperature, tile, hardness, debias):
+    single, mine = leaves(contrast)
+    double, expected = wide(contrast)
+    learned, pair, inverse = twins(temperature)
+    ours = HardNegativeInfoNCE(learned, hardness, debias, tile)(single)
+    theirs = hard(double, inverse, hardness, debias)
+    tolerance = (1 + 2 * hardness) * rounding(contrast, temperature)
+    agree(ours, theirs, mine, expected, temperature, tolerance, [pair])
 
 
 @given(large(), TEMPERATURE, TILE, st.sampled_from([-10.0, 0.0, 3.0]))
@@ -118,12 +181,15 @@ def test_sigmoid(contrast, temperature, tile, bias):
     single, mine = leaves(contrast)
     double, expected = wide(contrast)
     met, positive = matrices(contrast)
-    x = double.q @ double.pool.T / temperature + bias
+    learned, pair, inverse = twins(temperature)
+    loss = Sigmoid(learned, bias, tile)
+    twin = loss.bias.detach().double().requires_grad_()
+    x = double.q @ double.pool.T / inverse + twin
     theirs = F.softplus(torch.where(positive, -x, x)[met]).sum()
     if double.paired is not None:
-        theirs = theirs + F.softplus(-(double.q * double.paired).sum(dim=1) / temperature - bias).sum()
-    ours, exact = Sigmoid(temperature, bias, tile)(single), theirs / len(double.q)
-    agree(ours, exact, mine, expected, temperature, rounding(contrast, temperature))
+        theirs = theirs + F.softplus(-(double.q * double.paired).sum(dim=1) / inverse - twin).sum()
+    exact, learned = theirs / len(double.q), [pair, (loss.bias, twin)]
+    agree(loss(single), exact, mine, expected, temperature, rounding(contrast, temperature), learned)
 
 
 @given(large(), TEMPERATURE, st.tuples(TILE, TILE))

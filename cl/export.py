@@ -1,0 +1,23 @@
+"""Trunks as files that others load."""
+
+from collections.abc import Iterator, Mapping
+
+from safetensors.torch import save
+from torch import Tensor
+
+from cl.objective import Objective
+
+
+def trunks(objective: Objective, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, bytes]]:
+    """Every tower's trunk: a file's name, and as safetensors its weights under the trunk's own (timm's) keys.
+
+    Args:
+        objective: whose encoder has the trunks.
+        weights: its state dict; the trunks' part of it is what is written.
+    """
+    paths = {module: path for path, module in objective.named_modules()}
+    for name, trunk in objective.encoder.trunks().items():
+        start = f"{paths[trunk]}."
+        state = {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
+        state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
+        yield f"trunk.{name}.safetensors", save(state, metadata={"format": "pt"})
