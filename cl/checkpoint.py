@@ -154,8 +154,10 @@ def newest_for_all(folder: Path) -> tuple[Checkpoint | None, list[Path], list[st
 
 
 def regrouped(checkpoint: Checkpoint) -> Iterator[str]:
-    """What is to be said where another number of processes goes on from it."""
+    """Lines that say what it means where another number of processes goes on from it than wrote it."""
     ranks = checkpoint.ranks
+    if len(ranks) == world_size():
+        return
     yield (
         f"step {checkpoint.step} was reached by {len(ranks)} processes and goes on with {world_size()}: "
         "the samples are the same; sums over them are rounded otherwise, and random numbers are drawn anew"
@@ -327,14 +329,14 @@ def read_step(folder: Path, step: int) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or its files are not what was written.
     """
-    path = folder / _called(step)
-    if not path.is_dir():
-        there = ", ".join(f"{_step(each):.0f}" for each in reversed(_saved(folder))) or "none"
+    saved = {_step(path): path for path in reversed(_saved(folder))}
+    if step not in saved:
+        there = ", ".join(f"{each:.0f}" for each in saved) or "none"
         raise CheckpointError(
-            f"There is no checkpoint of step {step} in {folder}; there are: {there}. More stay with a larger "
-            "cl.train.keep."
+            f"There is no checkpoint of step {step} in {folder}; there are: {there}. One is written every "
+            "cl.train.checkpoint_every steps and at the end, and the newest cl.train.keep stay."
         )
-    return read(path)
+    return read(saved[step])
 
 
 def read(path: Path) -> Checkpoint:

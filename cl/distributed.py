@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cl.board import SLOT, board
 from cl.errors import ClError
@@ -35,21 +35,30 @@ def gather(rows: Tensor) -> Tensor:
     parallelism that averages ranks, that is the exact gradient of the mean over all rows. Every rank must
     hold the same number of rows.
     """
-    if world_size() == 1:
-        return rows
-    if rows.requires_grad:
-        return torch.cat(torch.distributed.nn.functional.all_gather(rows))
-    shared = board() if rows.device.type == "cpu" and rows.nbytes <= SLOT else None
-    if shared is not None:
-        return shared.gather(rows)
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    return rows if world_size() == 1 else _Gather.apply(rows)  # type: ignore[return-value]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        shared = board() if rows.device.type == "cpu" and rows.nbytes <= SLOT else None
+        if shared is not None:
+            return shared.gather(rows)
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # type: ignore[reportIncompatibleMethodOverride]
+        own = torch.empty_like(grads[0], memory_format=torch.contiguous_format)
+        dist.all_to_all_single(own, grads[0].contiguous())
+        return own.unflatten(0, (world_size(), -1)).sum(dim=0)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum over the ranks, with gradient: that of the mean of the ranks' losses, once ranks are averaged."""
-    return value if world_size() == 1 else torch.distributed.nn.functional.all_reduce(value)
+    return value if world_size() == 1 else gather(value[None]).sum(dim=0)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

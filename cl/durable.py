@@ -1,4 +1,4 @@
-"""Files that outlast whatever ends the process or the machine: there whole, or as they were."""
+"""Files that outlast whatever ends the process or the machine."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replaces a file in one step."""
+    """Replaces a file in one step: it is there whole, or as it was."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_synced(aside, content)
@@ -18,7 +18,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Writes a file and waits for the disk."""
+    """Writes a file, not in one step, and waits for the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

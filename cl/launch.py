@@ -46,6 +46,11 @@ def add_configuration(arguments: argparse.ArgumentParser) -> None:
         metavar="'NAME = VALUE'",
         help="one binding ('Component.parameter = value') or macro ('NAME = value'), over all files; may be repeated",
     )
+    add_imports(arguments)
+
+
+def add_imports(arguments: argparse.ArgumentParser) -> None:
+    """The argument that brings components of one's own: `imports`."""
     arguments.add_argument(
         "--import",
         action="append",

@@ -72,22 +72,21 @@ def joined(expected: int | None, timeout: float) -> Iterator[None]:
     try:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=timeout)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
+        store = store.clone()  # a connection of the watch's own: the run's waits on its own
     except ValueError as error:
         raise _not_launched(f"{error}.") from error
     except (dist.DistError, RuntimeError) as error:
         raise _not_met(rank, world, time.monotonic() - started, timeout, str(error)) from error
-    watch = _Watch(store.clone(), rank, world)  # a connection of its own: the run's waits on its own
+    watch = _Watch(store, rank, world)
     try:
         yield
     except Exception as error:
-        if of_a_peer(error):
-            raise PeerError(
-                f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again "
-                "with --resume."
-            ) from error
-        if isinstance(error, ClError) and error.shared:  # all leave
-            dist.destroy_process_group()
-        raise
+        if not of_a_peer(error):
+            raise
+        raise PeerError(
+            f"Rank {rank}: {watch.lost()}. Nothing was written after the last checkpoint; start the run again with "
+            "--resume."
+        ) from error
     else:
         dist.destroy_process_group()
     finally:

@@ -131,7 +131,7 @@ class Training:
             self.load(checkpoint)
         self.start()
         done, notes = (0, {}) if checkpoint is None else self._resume(checkpoint)
-        if checkpoint is not None and len(checkpoint.ranks) != world_size():
+        if checkpoint is not None:
             lines += regrouped(checkpoint)
         del checkpoint  # as large as the model and its optimizer
         if resume:  # from here on nothing refuses it

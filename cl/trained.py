@@ -1,4 +1,4 @@
-"""A finished run, opened again: its wiring with its trained weights."""
+"""A run's checkpoint, opened again: its wiring with its trained weights."""
 
 import argparse
 import logging
@@ -8,14 +8,15 @@ from pathlib import Path
 from cl import rules, wiring
 from cl.checkpoint import read_last, read_step
 from cl.errors import ConfigError
+from cl.launch import add_imports
 from cl.train import Training
 
 
 def add_run(arguments: argparse.ArgumentParser) -> None:
-    """The arguments that say which: `run`, `--step` and `--import`, as `imports`."""
+    """The arguments of tools that open one: `run`, `--step` and, as `imports`, `--import`."""
     arguments.add_argument("run", type=Path, help="output folder of a training")
     arguments.add_argument("--step", type=int, metavar="N", help="the checkpoint after N steps; default the last")
-    arguments.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE")
+    add_imports(arguments)
 
 
 def open_run(folder: Path, imports: Sequence[str] = (), step: int | None = None) -> Training:

@@ -285,6 +285,9 @@ class Malicious:
 def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, name):
     path, sentinel = write(folder, checkpoint()), tmp_path / "executed"
     content = pickle.dumps(Malicious(sentinel))
+    pickle.loads(content)
+    assert sentinel.exists(), "as it would do"
+    sentinel.unlink()
     (path / name).write_bytes(content)
     if name != "state.json":  # an attacker can write checksums too, or leave them out
         about = json.loads((path / "state.json").read_text())

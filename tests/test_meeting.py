@@ -76,37 +76,6 @@ def test_what_came_between_two_runs_is_not_forgotten():
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-ENDS = """
-import sys
-import torch.distributed as dist
-from cl import errors
-from cl.processes import joined, leave
-try:
-    with joined(2, 60.0):
-        raise getattr(errors, sys.argv[1])("over")
-except errors.ClError:
-    print(dist.is_initialized(), flush=True)
-leave(0)
-"""
-
-
-@pytest.mark.parametrize(("error", "stays"), [("Preempted", False), ("NumericError", False), ("DataError", True)])
-def test_the_group_is_left_by_all_where_all_end(error, stays):
-    """What is one process's own error ends without: the others may be within an exchange."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    said = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    said["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", ENDS, error], env=said | {"RANK": str(n)}, stdout=subprocess.PIPE, text=True
-        )
-        for n in range(2)
-    ]
-    assert [each.communicate(timeout=120)[0].split() for each in ranks] == [[str(stays)]] * 2
-
-
 LAUNCHER = """
 import subprocess, sys
 process = subprocess.Popen([sys.executable, *sys.argv[1:]])

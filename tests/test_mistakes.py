@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -229,10 +230,35 @@ def test_trunks_of_any_checkpoint_are_exported(run, tool, tmp_path):
     assert any(not torch.equal(early[key], late[key]) for key in early)
 
 
+def test_an_earlier_trunk_does_not_take_the_last_ones_place(run, tool, capsys):
+    with pytest.raises(SystemExit):
+        tool("export.py", run, "--step", "2")
+    assert "--step needs --out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["export.py", "evaluate.py"])
-def test_a_step_without_a_checkpoint_is_refused(name, run, tool, capsys):
-    assert tool(name, run, "--step", "3") == 5
-    assert "There is no checkpoint of step 3" in capsys.readouterr().err
+def test_a_step_without_a_checkpoint_is_refused(name, run, tool, tmp_path, capsys):
+    out = ["--out", tmp_path / "out"] if name == "export.py" else []
+    assert tool(name, run, "--step", "3", *out) == 5
+    assert "There is no checkpoint of step 3" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_earlier_checkpoints_are_evaluated_and_embedded(run, tool, toy_shards, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Training, "evaluate", lambda self, split: {"sum": weights(self)})
+    found = {}
+    for step in (2, 4):
+        assert tool("evaluate.py", run, "--step", step) == 0
+        figures.append(json.loads((run / f"evaluation.test.step-{step}.json").read_text())["sum"])
+        words = ["--size", "32", "--label", "", "--step", step, "--out", tmp_path / f"{step}.npz"]
+        assert tool("embed.py", run, toy_shards, *words) == 0
+        found[step] = np.load(tmp_path / f"{step}.npz")["features"]
+    assert figures[0] != figures[1] and not np.array_equal(found[2], found[4])
+    assert not (run / "evaluation.test.json").exists()
+
+
+def weights(training):
+    return sum(float(parameter.detach().double().abs().sum()) for parameter in training.objective.parameters())
 
 
 def test_trunks_that_cannot_be_written(run, tool, tmp_path, capsys):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from cl import wiring
+from cl.components import Place
 from cl.run_folder import RunFolder
 
 pytestmark = pytest.mark.alone
@@ -139,6 +141,8 @@ def said(out):
         ("torchrun", "rank", signal.SIGTERM, 1),
         ("torchrun", "launcher", signal.SIGTERM, 1),
         ("torchrun", "launcher", signal.SIGINT, 1),
+        ("torchrun", "first rank", signal.SIGINT, 1),
+        ("deepspeed", "first rank", signal.SIGTERM, 143),
         ("deepspeed", "rank", signal.SIGINT, 143),
         ("deepspeed", "launcher", signal.SIGTERM, -signal.SIGTERM),
         ("deepspeed", "launcher", signal.SIGINT, -signal.SIGINT),
@@ -153,7 +157,8 @@ def test_a_stopped_run_leaves_a_checkpoint_and_no_process(launcher, whom, number
     out = tmp_path / "run"
     process, found = running(launcher, out)
     parent = found[1].ppid()  # of DeepSpeed's launchers the one of this host
-    os.kill({"rank": found[1].pid, "parent": parent, "launcher": process.pid}[whom], number)
+    whose = {"first rank": found[0].pid, "rank": found[1].pid, "parent": parent, "launcher": process.pid}
+    os.kill(whose[whom], number)
     assert process.wait(timeout=60) == code
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
     assert not alive and codes(out) == {0: 143, 1: 143}
@@ -264,7 +269,11 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(lau
     arguments = [*words(cl__train__steps=9, cl__train__checkpoint_every=1), *poison]
     assert finished(launcher, out, arguments) == {0: 4, 1: 4}
     batch = json.loads((out / "bad_batch.json").read_text())
-    assert batch["step"] == 3 and len(set(batch["keys"])) == 16
+    views = (
+        wiring.read([ROOT / "gin" / "simclr.gin"], [f"{name} = {value}" for name, value in SMALL.items()]).build().views
+    )
+    third = next(islice(views.iterate(Place()), 2, None))
+    assert batch["step"] == 3 and sorted(batch["keys"]) == sorted(third.keys) and len(third.keys) == 16
     assert (out / "checkpoints" / "last").read_text() == "step-00000002" and "NumericError: Step 3" in said(out)
 
 

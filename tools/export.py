@@ -25,19 +25,22 @@ def main() -> int:
     add_run(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the run's own folder")
     chosen = parser.parse_args()
+    if chosen.step is not None and chosen.out is None:
+        parser.error("--step needs --out: the run's own folder has the trunks of its last checkpoint")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     folder = chosen.out or chosen.run
     try:
         objective = open_run(chosen.run, chosen.imports, chosen.step).objective
+    except ClError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.code
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in trunks(objective, objective.state_dict()):
             replace_file(folder / name, content)
             print(f"{folder / name}: {len(content) / 1e6:.1f} MB")
-    except ClError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.code
     except OSError as error:
-        print(f"{folder} cannot be written: {error.strerror}.", file=sys.stderr)
+        print(f"{folder} cannot be written: {error.strerror}. Give another --out.", file=sys.stderr)
         return CheckpointError.code
     return 0
 

@@ -94,6 +94,11 @@ def race(
         if name in failed:
             yield row | {"failed": failed[name]}
             continue
+        try:
+            memory_and_errors = children[name].end()
+        except RuntimeError as error:
+            yield row | {"failed": str(error)}
+            continue
         ratios = [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)]
         median, low, high = median_interval(ratios)
         yield row | {
@@ -101,7 +106,7 @@ def race(
             "seconds": statistics.median(times[name]),
             "times_ours": round(median, 3),
             "interval_95": [round(low, 3), round(high, 3)],
-            **children[name].end(),
+            **memory_and_errors,
         }
 
 

@@ -34,7 +34,9 @@ def test_every_contender_has_a_row_and_what_is_not_run_anew_keeps_its_own(run, c
     for row in moco:
         low, high = row["interval_95"]
         assert low <= row["times_ours"] <= high and row["seconds"] > 0 and row["extra_bytes"] >= 0
-        if row["contender"] == LOW:  # rows of 8 bits
+        if (
+            row["contender"] == LOW
+        ):  # a logit is off by 1 / 128, as bfloat16 has 8 bits, and a gradient by that and its own rounding
             assert 0 < row["loss_error"] < 1 / 128 and 0 < row["gradient_error"] < 1 / 16
     both = run("--cases", "simclr", "--rows", "64")
     assert [row for row in both if row["case"] == "moco"] == moco

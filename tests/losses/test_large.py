@@ -84,7 +84,7 @@ def dense(contrast, temperature, decoupled):
 
 
 @st.composite
-def alone(draw):
+def one_positive(draw):
     """Unit rows that have one positive each: pairs that all meet, both ways, or paired keys beside a queue."""
     b, d, seed = draw(st.integers(1, 150)), draw(st.sampled_from([2, 16, 33])), draw(SEED)
     shape, n = draw(st.sampled_from(["itself", "both ways", "queue"])), draw(st.integers(0, 300))
@@ -121,74 +121,86 @@ def wide(contrast):
     return leaves(replace(contrast, **{name: getattr(contrast, name).double() for name in names}))
 
 
-def rounding(contrast, temperature):
-    """What float32 allows: a logit s is off by about |s| / 2^23, and with it the logarithm of every softmax weight."""
+def largest(contrast):
+    """What no inner product exceeds."""
     keys = [rows for rows in (contrast.pool, contrast.paired) if rows is not None]
     longest = max((float(rows.norm(dim=1).max()) for rows in keys if len(rows)), default=0.0)
-    return max(1e-5, 2**-23 * float(contrast.q.norm(dim=1).max()) * longest / temperature)
+    return float(contrast.q.norm(dim=1).max()) * longest
+
+
+def rounding(contrast, temperature):
+    """What float32 allows: a logit s is off by about |s| / 2^23, and with it the logarithm of every softmax weight."""
+    return max(1e-5, 2**-23 * largest(contrast) / temperature)
 
 
 def agree(ours, theirs, mine, expected, temperature, tolerance, learned=()):
     """Relative to the larger of a gradient and of the pull and the push that it is the difference of.
 
-    With `learned`, also by what is learned: pairs of a parameter and its float64 twin.
+    Of `learned` too: triples of a parameter, its float64 twin, and how large that difference's parts are.
     """
     assert abs(float(ours.detach()) - float(theirs.detach())) <= tolerance * max(1.0, float(theirs.detach().abs()))
-    found = gradients(ours, [*mine, *(one for one, _ in learned)])
-    wanted = gradients(theirs, [*expected, *(other for _, other in learned)])
-    lengths = [float(leaf.detach().norm(dim=1).max()) if len(leaf) else 0.0 for leaf in mine]
-    for n, (one, other) in enumerate(zip(found, wanted, strict=True)):
-        # By the logarithm of the scale: the mean over rows of differences of logits.
-        pull = (
-            1 / temperature / max(len(mine[0]), 1) ** 0.5 if n < len(mine) else lengths[0] * max(lengths) / temperature
-        )
+    pull = 1 / temperature / max(len(mine[0]), 1) ** 0.5
+    parts = [pull] * len(mine) + [part for _, _, part in learned]
+    found = gradients(ours, [*mine, *(one for one, _, _ in learned)])
+    wanted = gradients(theirs, [*expected, *(other for _, other, _ in learned)])
+    for one, other, part in zip(found, wanted, parts, strict=True):
         assert one.isfinite().all()
-        assert (one - other).norm() <= tolerance * max(float(other.norm()), pull, 1e-30)
+        assert (one - other).norm() <= tolerance * max(float(other.norm()), part)
 
 
-def twins(temperature):
-    """A learned temperature, its parameter with the float64 twin of it, and 1 / scale by that one."""
-    learned = LearnedTemperature(temperature, max_scale=1e3, min_scale=1e-3)
-    twin = learned.log_scale.detach().double().requires_grad_()
-    return learned, (learned.log_scale, twin), (-twin).exp()
+def twins(contrast, temperature, learned):
+    """A temperature for a loss, the same for its float64 oracle, and where it is learned what `agree` takes."""
+    if not learned:
+        return temperature, torch.tensor(temperature, dtype=torch.float64), []
+    found = LearnedTemperature(temperature, max_scale=1e3, min_scale=1e-3)
+    twin = found.log_scale.detach().double().requires_grad_()
+    # By the logarithm of the scale: differences of logits.
+    return found, (-twin).exp(), [(found.log_scale, twin, largest(contrast) / temperature)]
 
 
 @settings(max_examples=150)
-@given(large(), TEMPERATURE, TILE, st.booleans())
-def test_softmax_losses(contrast, temperature, tile, decoupled):
+@given(large(), TEMPERATURE, TILE, st.booleans(), st.booleans())
+def test_softmax_losses(contrast, temperature, tile, decoupled, learned):
     single, mine = leaves(contrast)
     double, expected = wide(contrast)
     loss = DecoupledInfoNCE if decoupled else InfoNCE
-    learned, pair, inverse = twins(temperature)
-    ours, theirs = loss(learned, tile=tile)(single), dense(double, inverse, decoupled)
-    agree(ours, theirs, mine, expected, temperature, rounding(contrast, temperature), [pair])
+    scale, twin, learned = twins(contrast, temperature, learned)
+    ours, theirs = loss(scale, tile=tile)(single), dense(double, twin, decoupled)
+    agree(ours, theirs, mine, expected, temperature, rounding(contrast, temperature), learned)
+
+
+HARDNESS, DEBIAS = st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.0, 0.1])
 
 
 @settings(max_examples=150)
-@given(alone(), TEMPERATURE, TILE, st.sampled_from([0.0, 0.5, 2.0]), st.sampled_from([0.0, 0.1]))
-def test_hard_negatives(contrast, temperature, tile, hardness, debias):
+@given(one_positive(), TEMPERATURE, TILE, HARDNESS, DEBIAS, st.booleans())
+def test_hard_negatives(contrast, temperature, tile, hardness, debias, learned):
     single, mine = leaves(contrast)
     double, expected = wide(contrast)
-    learned, pair, inverse = twins(temperature)
-    ours = HardNegativeInfoNCE(learned, hardness, debias, tile)(single)
-    theirs = hard(double, inverse, hardness, debias)
-    tolerance = (1 + 2 * hardness) * rounding(contrast, temperature)
-    agree(ours, theirs, mine, expected, temperature, tolerance, [pair])
+    scale, twin, learned = twins(contrast, temperature, learned)
+    ours = HardNegativeInfoNCE(scale, hardness, debias, tile)(single)
+    theirs = hard(double, twin, hardness, debias)
+    # Weights are of logits once more; where negatives and what is taken off them are alike, their difference counts.
+    tolerance = (1 + 2 * hardness) * (1 + debias * len(contrast.pool)) * rounding(contrast, temperature)
+    agree(ours, theirs, mine, expected, temperature, tolerance, learned)
 
 
-@given(large(), TEMPERATURE, TILE, st.sampled_from([-10.0, 0.0, 3.0]))
-def test_sigmoid(contrast, temperature, tile, bias):
+@given(large(), TEMPERATURE, TILE, st.sampled_from([-10.0, 0.0, 3.0]), st.booleans())
+def test_sigmoid(contrast, temperature, tile, bias, learned):
     single, mine = leaves(contrast)
     double, expected = wide(contrast)
     met, positive = matrices(contrast)
-    learned, pair, inverse = twins(temperature)
-    loss = Sigmoid(learned, bias, tile)
-    twin = loss.bias.detach().double().requires_grad_()
-    x = double.q @ double.pool.T / inverse + twin
+    scale, twin, learned = twins(contrast, temperature, learned)
+    loss = Sigmoid(scale, bias, tile)
+    twin_bias = loss.bias.detach().double().requires_grad_()
+    x = double.q @ double.pool.T / twin + twin_bias
     theirs = F.softplus(torch.where(positive, -x, x)[met]).sum()
+    positives = int(positive.sum())
     if double.paired is not None:
-        theirs = theirs + F.softplus(-(double.q * double.paired).sum(dim=1) / inverse - twin).sum()
-    exact, learned = theirs / len(double.q), [pair, (loss.bias, twin)]
+        theirs = theirs + F.softplus(-(double.q * double.paired).sum(dim=1) / twin - twin_bias).sum()
+        positives += len(double.q)
+    learned = [*learned, (loss.bias, twin_bias, max(positives / len(double.q), 1.0))]
+    exact = theirs / len(double.q)
     agree(loss(single), exact, mine, expected, temperature, rounding(contrast, temperature), learned)
 
 
