@@ -31,9 +31,9 @@ def rank() -> int:
 def gather(rows: Tensor) -> Tensor:
     """Rows of all ranks, in rank order: `n ... -> (w n) ...`.
 
-    The backward pass sums over ranks. Together with losses that are means over local rows and data
-    parallelism that averages ranks, that is the exact gradient of the mean over all rows. Every rank must
-    hold the same number of rows.
+    The backward pass, where rows have one, is a call of all ranks too, and sums over them. Together with losses that
+    are means over local rows and data parallelism that averages ranks, that is the exact gradient of the mean over all
+    rows. Every rank must hold the same number of rows.
     """
     return rows if world_size() == 1 else _Gather.apply(rows)  # type: ignore[return-value]
 
@@ -58,7 +58,20 @@ class _Gather(torch.autograd.Function):
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum over the ranks, with gradient: that of the mean of the ranks' losses, once ranks are averaged."""
-    return value if world_size() == 1 else gather(value[None]).sum(dim=0)
+    return value if world_size() == 1 else _Sum.apply(value)  # type: ignore[return-value]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # type: ignore[reportIncompatibleMethodOverride]
+        return _Sum.forward(ctx, grads[0])
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

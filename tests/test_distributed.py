@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 
-from cl.distributed import gather, mean_over_ranks, rank, world_size
+from cl.board import SLOT
+from cl.distributed import gather, mean_over_ranks, rank, sum_over_ranks, world_size
 from cl.losses.alignment import Alignment
 from cl.losses.barlow_twins import BarlowTwins
 from cl.losses.decoupled import DecoupledInfoNCE
@@ -31,6 +32,7 @@ from cl.objective import Objective, Term
 from cl.types import Embeddings
 from cl.views.groups import stable_hash
 
+WIDE = SLOT
 B, D = 6, 5
 """Samples over all ranks, and their width."""
 
@@ -142,12 +144,22 @@ def gather_gradient(rows):
     return x.grad[:, 0].tolist()
 
 
+def summed():
+    """The sum of what is 1 on the first rank and 2 on the second, and the gradient of rank + 1 times it."""
+    x = torch.full((2, 3), 1.0 + rank(), requires_grad=True)
+    total = sum_over_ranks(x)
+    ((rank() + 1) * total).sum().backward()
+    return [total.unique().tolist(), x.grad.unique().tolist()]
+
+
 def child(number, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
     share = slice(number, B, world)
     assert (rank(), world_size()) == (number, world)
-    found = {"measured": results(share), "gather": gather_gradient(torch.ones(3, 2))}
+    # Two columns are handed through shared memory, as many as are in WIDE are not; neither need be contiguous.
+    rows = [torch.ones(3, 2), torch.ones(3, WIDE), torch.ones(WIDE, 3).T]
+    found = {"measured": results(share), "gather": [gather_gradient(each) for each in rows], "sum": summed()}
     (Path(folder) / f"{number}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -181,7 +193,11 @@ def test_two_ranks_are_one(two_ranks, which, loss):
 
 def test_gather_sums_gradients_over_ranks(two_ranks):
     # Ranks weigh row i by i^2 and 2 i^2; together 3 i^2, each rank for its own three rows.
-    assert [each["gather"] for each in two_ranks] == [[0, 3, 12], [27, 48, 75]]
+    assert [each["gather"] for each in two_ranks] == [[[0, 3, 12]] * 3, [[27, 48, 75]] * 3]
+
+
+def test_sums_over_ranks_have_the_gradients_of_all(two_ranks):
+    assert [each["sum"] for each in two_ranks] == [[[3.0], [3.0]]] * 2
 
 
 def test_one_process_gathers_nothing():

@@ -24,23 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speed", type=Path, default=ROOT / "gin" / "simclr.gin", metavar="FILE")
     parser.add_argument("--blocks", type=int, default=15, help="pairs of blocks of the comparison of speed; default 15")
     parser.add_argument("--steps", type=int, default=20, help="steps a block; default 20")
-    parser.add_argument("--stages", nargs="+", type=int, choices=STAGES, default=STAGES, metavar="N")
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help="over what several processes train, such as DeepSpeedEngine.settings; then only speed is measured",
-    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
 
 
 def main(chosen: argparse.Namespace) -> None:
     """Prints both tables."""
-    found: dict[str, Any] = {"commit": results.commit(), "params": chosen.param}
-    if not chosen.param:
-        found["memory"] = memory(chosen.memory, chosen.stages)
-    found["speed"] = speed(chosen.speed, chosen.blocks, chosen.steps, chosen.stages, chosen.param)
+    state = {"commit": results.commit(), "load": round(os.getloadavg()[0], 1)}
+    state |= {"blocks": chosen.blocks, "steps_a_block": chosen.steps}
+    found = state | {"memory": memory(chosen.memory), "speed": speed(chosen.speed, chosen.blocks, chosen.steps)}
     if chosen.out:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -58,13 +49,13 @@ def formula(stage: int, world: int, parameters: int) -> dict[str, float]:
     }
 
 
-def memory(recipe: Path, stages: Sequence[int] = STAGES) -> list[dict[str, Any]]:
+def memory(recipe: Path) -> list[dict[str, Any]]:
     """Bytes a rank holds between a backward pass and its step, at every stage on 1, 2 and 4 processes."""
     rows = []
     heads = "".join(f"{head:>24}" for head in ("parameters", "gradients", "optimizer", "step"))
     print(f"{'':>16}{heads}   MB a rank: measured / formula")
     for world in WORLDS:
-        for stage in stages:
+        for stage in STAGES:
             with _ranks(world, "memory", str(recipe), str(stage)) as ranks:
                 found = [json.loads(next(rank)) for rank in ranks]
             row: dict[str, Any] = {"stage": stage, "processes": world}
@@ -80,15 +71,13 @@ def memory(recipe: Path, stages: Sequence[int] = STAGES) -> list[dict[str, Any]]
     return rows
 
 
-def speed(
-    recipe: Path, blocks: int, steps: int, stages: Sequence[int] = STAGES, params: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def speed(recipe: Path, blocks: int, steps: int) -> list[dict[str, Any]]:
     """Samples a second of two processes of one thread over those of one with two, the same global batch."""
     rows = []
-    for stage in stages:
+    for stage in STAGES:
         with ExitStack() as running:
             one = running.enter_context(_ranks(1, "speed", str(recipe), "local", threads=2))
-            two = running.enter_context(_ranks(2, "speed", str(recipe), str(stage), *params, threads=1))
+            two = running.enter_context(_ranks(2, "speed", str(recipe), str(stage), threads=1))
             for group in (one, two):
                 _seconds(group, steps)
             ratios = []

@@ -20,7 +20,7 @@ BATCH = 4
 """Samples a rank, where only memory is measured."""
 
 
-def main(rendezvous: str, kind: str, recipe: str, stage: str, *bound: str) -> None:
+def main(rendezvous: str, kind: str, recipe: str, stage: str) -> None:
     """`kind` is memory: one line with the bytes held; or speed: a line of seconds for every number of steps read."""
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -28,7 +28,7 @@ def main(rendezvous: str, kind: str, recipe: str, stage: str, *bound: str) -> No
     if stage != "local":
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     params = [] if stage == "local" else ["cl.train.engine = @DeepSpeedEngine()", f"DeepSpeedEngine.stage = {stage}"]
-    params += [*bound, "cl.train.precision = 'float32'", f"cl.train.steps = {STEPS}"]
+    params += ["cl.train.precision = 'float32'", f"cl.train.steps = {STEPS}"]
     torch.manual_seed(0)
     if kind == "memory":
         _memory(wiring.read([recipe], [*params, "TRAIN = 'none'", "VALIDATION = 'none'"]).build(), world)

@@ -79,7 +79,6 @@ class DeepSpeedEngine:
         self.settings = deepspeed_settings.loaded({} if settings is None else settings)
         self.config = deepspeed_settings.merged(self._config(), self.settings)
         self.outputs: list[StepOutput] = []
-        self.called: set[nn.Module] = set()
 
     def start(
         self,
@@ -121,31 +120,6 @@ class DeepSpeedEngine:
                 f"DeepSpeed does not start with DeepSpeedEngine.settings {self.settings}: {error}"
             ) from error
         self.optimizer = self.engine.optimizer
-        self._watch_leaves()
-
-    def _watch_leaves(self) -> None:
-        """Stops where one of DeepSpeed's leaf modules, which settings may name, runs twice before a backward pass.
-
-        A leaf hands its gradients over after each of its calls, and the second call's may take the first's place.
-        """
-        leaves = [module for module in self.objective.modules() if getattr(module, "_z3_leaf", False)]
-        if self.config["zero_optimization"].get("leaf_module") and not leaves:
-            raise ConfigError(
-                f"DeepSpeedEngine.settings {self.settings}: no module of this model is such a leaf_module."
-            )
-
-        def once(module: nn.Module, _: object) -> None:
-            if torch.is_grad_enabled():
-                if module in self.called:
-                    raise ConfigError(
-                        f"A {type(module).__name__}, which DeepSpeedEngine.settings make a leaf_module, runs more than "
-                        "once before the backward pass, and would lose gradients. Leave leaf_module out, or let views "
-                        "pass together (Siamese.joint = True)."
-                    )
-                self.called.add(module)
-
-        for module in leaves:
-            module.register_forward_pre_hook(once)
 
     def _config(self) -> dict[str, Any]:
         host = {"device": "cpu"}
@@ -206,7 +180,6 @@ class DeepSpeedEngine:
     def _backward(self, loss: Tensor, boundary: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(boundary)
         self.engine.backward(loss)
-        self.called.clear()
 
     def _run(self, network: Callable[[Views], T], views: Views) -> T:
         views = views.made().to(self.device, self.format)

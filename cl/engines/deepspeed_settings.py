@@ -40,6 +40,8 @@ OURS_OF_ZERO = {
     "cpu_offload_param": "DeepSpeedEngine.offload",
     "cpu_offload_use_pin_memory": "DeepSpeedEngine.offload",
     "compute_grad_norm": "this engine, which finds gradients that are not finite by it,",
+    "leaf_module": "this engine, as leaves lose gradients where a network runs twice,",
+    "stage3_module_granularity_threshold": "this engine, which has no leaf modules,",
     "zero_hpz_partition_size": "this engine, whose momentum copies it would not follow,",
 }
 """Those of its `zero_optimization`."""

@@ -59,7 +59,6 @@ BARLOW = PAIRED | {"Term.loss": "@BarlowTwins()"}
 RECOMPUTED = {"Tower.recompute": True}
 BUCKETS = {"zero_optimization": {"reduce_bucket_size": 100_000, "overlap_comm": True}}
 WHOLE = {"zero_optimization": {"stage3_param_persistence_threshold": 100_000}}
-LEAVES = {"zero_optimization": {"leaf_module": {"classes": ["timm.models.resnet.BasicBlock"]}}}
 FORMAT = {"LocalEngine.channels_last": False}, {"DeepSpeedEngine.channels_last": False}
 VARIANTS = {  # bindings of one process with all samples, and of ranks
     "plain": ({}, {}),
@@ -91,15 +90,13 @@ VARIANTS = {  # bindings of one process with all samples, and of ranks
     ),
     "settings": ({}, {"DeepSpeedEngine.settings": BUCKETS}),
     "kept whole": ({}, {"DeepSpeedEngine.settings": WHOLE}),
-    "leaves": ({}, {"DeepSpeedEngine.settings": LEAVES}),
-    "recomputed leaves": ({}, RECOMPUTED | {"DeepSpeedEngine.settings": LEAVES}),
     "offloaded": ({}, {"DeepSpeedEngine.offload": True}),
     "shuffled": (SHUFFLED | SPLIT, SHUFFLED | {"DeepSpeedEngine.sync_batch_norm": False}),
 }
 RUNS = dict.fromkeys(RECIPES, ("plain", "float32", "accumulated pieces"))
-RUNS["moco_v2"] += ("shuffled", "offloaded", "kept whole", "leaves")
+RUNS["moco_v2"] += ("shuffled", "offloaded", "kept whole")
 RUNS |= dict.fromkeys(("byol", "clip", "supcon_queue"), ("plain", "float32", "pieces", "accumulated", "clipped"))
-RUNS["simclr"] += ("vicreg", "barlow", "settings", "offloaded", "recomputed leaves")
+RUNS["simclr"] += ("vicreg", "barlow", "settings", "offloaded")
 RUNS["clip"] += ("recomputed", "overlapped pieces", "offloaded pieces")
 RUNS["byol"] += ("recomputed", "recomputed pieces")
 """Recipes' variants; ablations run the first two."""
@@ -109,8 +106,7 @@ AT_FOUR = "moco_v2"
 
 def runs(recipe, stage):
     """Which variants of a recipe run at a stage: not those that it has not, or that are the same at all."""
-    at = {"offloaded": (1, 2, 3), "offloaded pieces": (1, 2, 3), "float32": (2,)}
-    at |= dict.fromkeys(("kept whole", "leaves", "recomputed leaves"), (3,))
+    at = {"offloaded": (1, 2, 3), "offloaded pieces": (1, 2, 3), "float32": (2,), "kept whole": (3,)}
     return [each for each in RUNS.get(recipe, ("plain", "float32")) if stage in at.get(each, STAGES)]
 
 
