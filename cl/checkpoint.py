@@ -77,16 +77,11 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int = 2, reach: int = 0) -
     final = folder / _called(checkpoint.step)
     aside, before = (folder / f".{final.name}.{what}" for what in (os.getpid(), "before"))
     try:
+        own = {f"{n}/{name}": value for n, each in enumerate(checkpoint.ranks) for name, value in each.tensors.items()}
         files = {
             "model.safetensors": _pack(checkpoint.model),
             "optimizer.safetensors": _pack(checkpoint.optimizer),
-            "ranks.safetensors": _pack(
-                {
-                    f"{n}/{name}": value
-                    for n, each in enumerate(checkpoint.ranks)
-                    for name, value in each.tensors.items()
-                }
-            ),
+            "ranks.safetensors": _pack(own),
         }
         config = folder.parent / CONFIG
         if config.is_file():
@@ -319,7 +314,7 @@ def read_last(folder: Path) -> Checkpoint:
         return read(folder / name)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error} For an older one, write the name of a step-* folder beside it into the file 'last'."
+            f"{error} For an older one give its --step, or write the name of its step-* folder into the file 'last'."
         ) from error
 
 

@@ -33,6 +33,7 @@ from cl.types import Embeddings
 from cl.views.groups import stable_hash
 
 WIDE = SLOT
+"""Columns of rows too large for the memory that processes share."""
 B, D = 6, 5
 """Samples over all ranks, and their width."""
 
@@ -157,7 +158,6 @@ def child(number, world, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
     share = slice(number, B, world)
     assert (rank(), world_size()) == (number, world)
-    # Two columns are handed through shared memory, as many as are in WIDE are not; neither need be contiguous.
     rows = [torch.ones(3, 2), torch.ones(3, WIDE), torch.ones(WIDE, 3).T]
     found = {"measured": results(share), "gather": [gather_gradient(each) for each in rows], "sum": summed()}
     (Path(folder) / f"{number}.json").write_text(json.dumps(found))

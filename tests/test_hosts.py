@@ -128,10 +128,9 @@ def test_what_happens_on_one_host_ends_both(fault, hosts, tmp_path):
     for each in launchers:
         each.wait(timeout=120)
     _gone, alive = psutil.wait_procs(found.values(), timeout=60)
-    assert not alive and codes(out) == {f"exit.{rank}.json": code for rank, code in wanted.items()}, said(tmp_path)[
-        -3000:
-    ]
-    assert all(each in said(tmp_path) for each in messages), said(tmp_path)[-3000:]
+    log = said(tmp_path)
+    assert not alive and codes(out) == {f"exit.{rank}.json": code for rank, code in wanted.items()}, log[-3000:]
+    assert all(each in log for each in messages), log[-3000:]
     assert (out / "checkpoints").exists() == (143 in wanted.values())
 
 

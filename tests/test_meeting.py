@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from cl.errors import ConfigError, PeerError
 from cl.processes import interrupts, joined
@@ -46,6 +47,21 @@ def test_who_nobody_meets_says_how_long_it_waited(launched):
         port = free.getsockname()[1]
     launched(port)
     with pytest.raises(PeerError, match=r"Rank 0 waited [12] s for all of 2 processes"), joined(None, 1.0):
+        pass
+
+
+def test_a_store_that_is_gone_once_all_have_met_is_a_peers(launched, monkeypatch):
+    class Gone:
+        def clone(self):
+            raise torch.distributed.DistNetworkError("the server is gone")
+
+    launched(29998)
+    monkeypatch.setattr("cl.processes.rendezvous", lambda *_, **__: iter([(Gone(), 0, 2)]))
+    monkeypatch.setattr("cl.processes.dist.init_process_group", lambda *_, **__: None)
+    with (
+        pytest.raises(PeerError, match=r"Rank 0 could not meet the 2 processes.*the server is gone"),
+        joined(None, 60.0),
+    ):
         pass
 
 

@@ -269,10 +269,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_batch(lau
     arguments = [*words(cl__train__steps=9, cl__train__checkpoint_every=1), *poison]
     assert finished(launcher, out, arguments) == {0: 4, 1: 4}
     batch = json.loads((out / "bad_batch.json").read_text())
-    views = (
-        wiring.read([ROOT / "gin" / "simclr.gin"], [f"{name} = {value}" for name, value in SMALL.items()]).build().views
-    )
-    third = next(islice(views.iterate(Place()), 2, None))
+    params = [f"{name} = {value}" for name, value in SMALL.items()]
+    alone = wiring.read([ROOT / "gin" / "simclr.gin"], params).build()
+    third = next(islice(alone.views.iterate(Place()), 2, None))
     assert batch["step"] == 3 and sorted(batch["keys"]) == sorted(third.keys) and len(third.keys) == 16
     assert (out / "checkpoints" / "last").read_text() == "step-00000002" and "NumericError: Step 3" in said(out)
 

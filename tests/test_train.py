@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -239,10 +240,13 @@ def test_an_evaluation_comes_after_the_checkpoint_and_is_made_again_by_who_goes_
     assert mended == whole
 
 
-def test_a_signal_during_an_evaluation_ends_the_run_at_that_step(folders):
+def test_a_signal_during_an_evaluation_ends_the_run_at_that_step(folders, monkeypatch):
+    now = time.monotonic
+
     class Interrupted(Counting):
         def __call__(self, encoder, split, device):
             if split == "validation" and signals:
+                monkeypatch.setattr("cl.train.time.monotonic", lambda: now() + 1000)  # it takes that long
                 signal.raise_signal(signals.pop())
             return super().__call__(encoder, split, device)
 
@@ -252,7 +256,8 @@ def test_a_signal_during_an_evaluation_ends_the_run_at_that_step(folders):
     signals.append(signal.SIGTERM)
     with pytest.raises(Preempted, match="SIGTERM after step 2, with a checkpoint"):
         training(evaluations=[Interrupted()], **settings).run(folders("broken"))
-    assert read_last(folders("broken", True).checkpoints).step == 2
+    saved = read_last(folders("broken", True).checkpoints)
+    assert saved.step == 2 and saved.notes["seconds"] > 1000
     training(evaluations=[Interrupted()], **settings).run(folders("broken", True), resume=True)
     whole, mended = ([(line["step"], set(line)) for line in lines(folders(n, True))] for n in ("whole", "broken"))
     assert mended == whole

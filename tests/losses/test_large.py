@@ -100,9 +100,8 @@ def hard(contrast, temperature, hardness, debias):
     met, positive = matrices(contrast)
     s, losses, count = contrast.q @ contrast.pool.T / temperature, [], 0
     for logits, meets, attracts in [(s, met, positive)] + ([(s.T, met.T, positive.T)] if contrast.both_ways else []):
-        own = (
-            (contrast.q * contrast.paired).sum(dim=1) / temperature if contrast.paired is not None else logits[attracts]
-        )
+        paired = contrast.paired
+        own = logits[attracts] if paired is None else (contrast.q * paired).sum(dim=1) / temperature
         count += len(own)
         pushed = meets & ~attracts
         some = pushed.any(dim=1)
@@ -158,7 +157,7 @@ def twins(contrast, temperature, learned):
     return found, (-twin).exp(), [(found.log_scale, twin, largest(contrast) / temperature)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(large(), TEMPERATURE, TILE, st.booleans(), st.booleans())
 def test_softmax_losses(contrast, temperature, tile, decoupled, learned):
     single, mine = leaves(contrast)
@@ -180,11 +179,13 @@ def test_hard_negatives(contrast, temperature, tile, hardness, debias, learned):
     scale, twin, learned = twins(contrast, temperature, learned)
     ours = HardNegativeInfoNCE(scale, hardness, debias, tile)(single)
     theirs = hard(double, twin, hardness, debias)
-    # Weights are of logits once more; where negatives and what is taken off them are alike, their difference counts.
-    tolerance = (1 + 2 * hardness) * (1 + debias * len(contrast.pool)) * rounding(contrast, temperature)
+    # Weights are of logits once more. Where negatives and what is taken off them are nearly alike a row's difference is
+    # off by up to n debias; of a mean over rows 2.4 was the most in 1,500 draws, and 0.5 with hardness.
+    tolerance = (1 + 2 * hardness) * (1 + 40 * debias) * rounding(contrast, temperature)
     agree(ours, theirs, mine, expected, temperature, tolerance, learned)
 
 
+@settings(max_examples=200)
 @given(large(), TEMPERATURE, TILE, st.sampled_from([-10.0, 0.0, 3.0]), st.booleans())
 def test_sigmoid(contrast, temperature, tile, bias, learned):
     single, mine = leaves(contrast)
