@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cl.losses.tiles import Pairs, Plan, Products, Tile, Tiles, refuse_second
+from cl.losses.tiles import Across, Pairs, Plan, Products, Tile, Tiles, refuse_second
 
 LN2 = math.log(2)
 
-COLUMNS, ROWS = 128, 32
-"""Tiles are weighed so many columns at a time, and their columns summed within groups of so many rows first: each
-thread then reads the rows that it wrote, and not what lies in another core's cache."""
+ROWS = 32
+"""Columns of a tile are summed within groups of so many rows first: each thread then reads the rows that it wrote, and
+not what lies in another core's cache."""
 
 
 def logsumexp(
@@ -85,16 +85,14 @@ class _Rows(torch.autograd.Function):
         q, k, lse = ctx.saved_tensors
         tiles = Tiles(q, k, ctx.plan)
         shift, u = _weights(tiles, lse, g)
-        uq = tiles.cast(u[:, None] * q)
         dq = torch.zeros_like(q) if ctx.needs_input_grad[0] else None
-        dk = torch.zeros_like(k) if ctx.needs_input_grad[1] else None
+        dk = Across(tiles, tiles.cast(u[:, None] * q))
         for part in tiles:
             e = part.values if shift is None else part.values.sub_(shift[part.rows, None]).exp2_()
             if dq is not None:
                 tiles.accumulate(dq[part.rows], e, tiles.k[part.keys])
-            if dk is not None:
-                tiles.accumulate(dk[part.keys], e.T, uq[part.rows])
-        return None if dq is None else dq.mul_(u[:, None]), dk, None, None, None
+            dk.add(part, e)
+        return None if dq is None else dq.mul_(u[:, None]), dk.sum(), None, None, None
 
 
 class _BothWays(torch.autograd.Function):
@@ -117,12 +115,12 @@ class _BothWays(torch.autograd.Function):
         q, k, *lse = ctx.saved_tensors
         tiles = Tiles(q, k, ctx.plan)
         of_rows, of_keys = (_weights(tiles, each, g) for each, g in zip(lse, grads, strict=True))
-        dq, dk = torch.zeros_like(q), torch.zeros_like(k)
+        dq, dk = torch.zeros_like(q), Across(tiles, tiles.q)
         for part in tiles:
             w = _weighted(tiles, part, of_rows, of_keys)
             tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
-            tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
-        return dq, dk, None, None, None
+            dk.add(part, w)
+        return dq, dk.sum(), None, None, None
 
 
 class _Itself(torch.autograd.Function):
@@ -147,13 +145,13 @@ class _Itself(torch.autograd.Function):
         z, lse = ctx.saved_tensors
         tiles = Tiles(z, z, ctx.plan)
         weights = _weights(tiles, lse, grads[0])
-        dz = torch.zeros_like(z)
+        as_rows, as_keys = torch.zeros_like(z), Across(tiles, tiles.q)
         for part in tiles:
             w = _weighted(tiles, part, weights, weights)
-            tiles.accumulate(dz[part.rows], w, tiles.k[part.keys])
+            tiles.accumulate(as_rows[part.rows], w, tiles.k[part.keys])
             if part.rows != part.keys:
-                tiles.accumulate(dz[part.keys], w.T, tiles.q[part.rows])
-        return dz, None, None, None
+                as_keys.add(part, w)
+        return as_rows.add_(as_keys.sum()), None, None, None
 
 
 class _Sums:
@@ -205,18 +203,11 @@ def _weighted(
 ) -> Tensor:
     """Derivative of both directions' log-sum-exps by the tile's logits; overwrites it."""
     (row_shift, u), (key_shift, v) = of_rows, of_keys
-    u, v = tiles.cast(u[part.rows, None]), tiles.cast(v[None, part.keys])
-    buffer = part.values.new_empty(len(u), min(COLUMNS, v.shape[1]))
-    for start in range(0, v.shape[1], COLUMNS):
-        few = slice(start, start + COLUMNS)
-        values = part.values[:, few]
-        beside = buffer[:, : values.shape[1]]
-        if row_shift is None or key_shift is None:
-            values.mul_(torch.add(u, v[:, few], out=beside))
-        else:
-            other = torch.sub(values, key_shift[None, part.keys][:, few], out=beside).exp2_().mul_(v[:, few])
-            values.sub_(row_shift[part.rows, None]).exp2_().mul_(u).add_(other)
-    return part.values
+    u, v = tiles.cast(u[part.rows, None]), tiles.cast(v[part.keys])
+    if row_shift is None or key_shift is None:
+        return part.values.mul_(u + v)
+    other = (part.values - key_shift[part.keys]).exp2_().mul_(v)
+    return part.values.sub_(row_shift[part.rows, None]).exp2_().mul_(u).add_(other)
 
 
 def _down(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cl.losses.tiles import Pairs, Plan, Products, Tiles, refuse_second
+from cl.losses.tiles import Across, Pairs, Plan, Products, Tiles, refuse_second
 
 
 def softplus_sum(
@@ -43,7 +43,9 @@ class _Sum(torch.autograd.Function):
         plan = Plan(q, k, apart, tile, products, positive=positive)
         tiles = Tiles(q, k, plan)
         wanted = ctx.needs_input_grad[:3]
-        dq, dk, dbias = (torch.zeros_like(x) if want else None for x, want in zip((q, k, bias), wanted, strict=True))
+        dq = torch.zeros_like(q) if wanted[0] else None
+        dk = Across(tiles, tiles.q) if wanted[1] else None
+        dbias = torch.zeros_like(bias) if wanted[2] else None
         total = bias.new_zeros((), dtype=torch.float64)
         beside = q.new_empty(min(len(q), tile) * min(len(k), tile))
         for part in tiles:
@@ -59,14 +61,15 @@ class _Sum(torch.autograd.Function):
                 if dq is not None:
                     tiles.accumulate(dq[part.rows], w, tiles.k[part.keys])
                 if dk is not None:
-                    tiles.accumulate(dk[part.keys], w.T, tiles.q[part.rows])
+                    dk.add(part, w)
                 if dbias is not None:
                     dbias += w.sum(dtype=tiles.dtype)
+        found = dq, None if dk is None else dk.sum(), dbias
         if not math.isfinite(plan.largest):  # such a row may look like a perfect match
-            for each in (total, dq, dk, dbias):
+            for each in (total, *found):
                 if each is not None:
                     each.fill_(torch.nan)
-        ctx.save_for_backward(dq, dk, dbias)
+        ctx.save_for_backward(*found)
         return total.to(tiles.dtype)
 
     @staticmethod

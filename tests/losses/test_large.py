@@ -16,6 +16,7 @@ from cl.losses import tiles
 from cl.losses.decoupled import DecoupledInfoNCE
 from cl.losses.hard_negatives import HardNegativeInfoNCE
 from cl.losses.info_nce import InfoNCE
+from cl.losses.matmul import has_onednn
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.temperature import LearnedTemperature
 from cl.types import Contrast
@@ -26,12 +27,14 @@ M, TILE, SEED = st.integers(1, 300), st.sampled_from([7, 64, 512]), st.integers(
 TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
 
 
-@pytest.fixture(params=[0, 32], ids=["listed", "masks"], scope="module", autouse=True)
-def some_kept(request):
-    """So few that of some shapes drawn tiles are kept, and of most they are multiplied again."""
+@pytest.fixture(params=[(0, True), (32, False)], ids=["listed, oneDNN", "masks, MKL"], scope="module", autouse=True)
+def ways(request):
+    """Both ways to say which pairs meet and to multiply; of some shapes drawn tiles are kept, of most made again."""
+    many, onednn = request.param
     with pytest.MonkeyPatch.context() as context:
         context.setattr(tiles, "KEPT", 2**12)
-        context.setattr(module, "MANY", request.param)
+        context.setattr(module, "MANY", many)
+        context.setattr(tiles, "prefers_onednn", lambda x: onednn and has_onednn() and x.dtype == torch.float32)
         yield
 
 
