@@ -1,6 +1,7 @@
 """Which precision a machine computes in."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,11 +9,16 @@ from torch import Tensor
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+def cpu_abilities() -> Mapping[str, Any]:
+    """What the processor has, by PyTorch; nothing where PyTorch does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether products of bfloat16 are the device's own; elsewhere they are several times slower than float32's."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    abilities = torch.cpu.get_capabilities()
+    abilities = cpu_abilities()
     return bool(abilities.get("avx512_bf16", False) or abilities.get("amx_bf16", False))
 
 

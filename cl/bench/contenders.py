@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl.losses.info_nce import InfoNCE
-from cl.losses.matmul import matmul, prefers_onednn
+from cl.losses.matmul import keep_freed, matmul, prefers_onednn
 from cl.losses.sigmoid import Sigmoid
 from cl.losses.tiles import Products
 from cl.types import Contrast
@@ -48,13 +48,17 @@ def _labels(n: int) -> Tensor:
 def _products(m: int, n: int, d: int, times: int) -> Pass:
     q, k = _rows(m, d, 0).detach(), _rows(n, d, 1).detach()
     # In tiles that stay in the cache: a whole product of many rows is bound by memory and slower.
-    multiply = matmul if prefers_onednn(q) else torch.mm
+    tile, onednn = torch.empty(min(m, 512), min(n, 512)), prefers_onednn(q)
+    keep_freed()
 
     def run() -> Sequence[Tensor]:
         for _ in range(times):
             for rows in q.split(512):
                 for keys in k.split(512):
-                    multiply(rows, keys.T)
+                    if onednn:
+                        matmul(rows, keys.T)
+                    else:
+                        torch.mm(rows, keys.T, out=tile[: len(rows), : len(keys)])
         return ()
 
     return run

@@ -1,11 +1,12 @@
 """InfoNCE that looks longest at the negatives that lie nearest."""
 
 import math
+from dataclasses import replace
 
 import gin
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from cl.choices import check_weight
@@ -27,8 +28,8 @@ class HardNegativeInfoNCE(nn.Module):
 
     j runs over the n negatives of row i. `hardness` 0 and `debias` 0 give InfoNCE; hardness 0 alone the debiased loss
     of Chuang et al. 2020. As in the authors' code: the mean weight is taken over the row's own negatives. Rows must be
-    unit-norm. It is the mean over rows that have a positive; a row has at most one. A row without a negative
-    contributes 0.
+    unit-norm. It is the mean over rows that have a positive; a row has at most one, a view of a sample that is there
+    twice being one. A row without a negative contributes 0.
 
     Args:
         temperature: a positive number, or a `LearnedTemperature`.
@@ -68,7 +69,7 @@ class HardNegativeInfoNCE(nn.Module):
             ConfigError: a row with several positives.
         """
         ways = (contrast, contrast.turned) if contrast.both_ways else (contrast,)
-        most = max(int(way.positives.max()) if len(way.q) else 0 for way in ways)
+        most = max(_most_positives(way) for way in ways)
         if most > 1:
             error = ConfigError(
                 f"HardNegativeInfoNCE takes one positive a row and was given {most}. Group by sample, @BySample(), "
@@ -96,3 +97,30 @@ class HardNegativeInfoNCE(nn.Module):
                 pushed = torch.maximum(debiased, count - scale)
                 values.append((F.softplus(pushed - positive) * ~alone, rows.contrast))
             return mean_over_rows(values, contrast)
+
+
+def _most_positives(way: Contrast) -> int:
+    """Of any query. Views hand on a sample twice where another cannot be used; its positives are then there twice."""
+    most = int(way.positives.max()) if len(way.q) else 0
+    if most < 2 or way.pool is None or way.pool_ids is None:
+        return most
+    queries, keys = _firsts(way.q_ids), _firsts(way.pool_ids)
+    if way.stale is not None:
+        keys = _firsts(torch.cat([way.pool_ids, way.stale[:, None].long()], dim=1))
+    once = replace(
+        way,
+        q=way.q[queries],
+        q_ids=way.q_ids[queries],
+        paired=None if way.paired is None else way.paired[queries],
+        pool=way.pool[keys],
+        pool_ids=way.pool_ids[keys],
+        stale=None if way.stale is None else way.stale[keys],
+    )
+    return int(once.positives.max())
+
+
+def _firsts(ids: Int64[Tensor, "n _"]) -> Int64[Tensor, "_"]:
+    """Where each of the different rows is first."""
+    different, which = ids.unique(dim=0, return_inverse=True)
+    places = torch.arange(len(ids), device=ids.device)
+    return places.new_zeros(len(different)).scatter_reduce(0, which, places, "amin", include_self=False)

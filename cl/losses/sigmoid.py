@@ -56,7 +56,7 @@ class Sigmoid(nn.Module):
         self.products: Products = products
 
     def forward(self, contrast: Contrast) -> Float[Tensor, ""]:
-        """Mean over the queries; float32 under autocast too. Of the `m n` logits two tiles are in memory."""
+        """Mean over the queries; float32 under autocast too. Of the `m n` logits three tiles are in memory."""
         if contrast.pool is None:
             raise ValueError("Sigmoid needs a pool of keys; PositivesOnly alone gives none")
         with torch.autocast(contrast.q.device.type, enabled=False):

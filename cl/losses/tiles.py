@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cl.choices import check_choice
-from cl.losses.matmul import matmul, prefers_onednn
+from cl.losses.matmul import keep_freed, matmul, prefers_onednn
 from cl.precision import has_bfloat16
 
 LOG2E = 1 / math.log(2)
@@ -22,8 +22,7 @@ KEPT = 2**22
 """Of a product so many numbers, the first tiles, are kept for the backward pass: 16 MB in float32."""
 
 Products = Literal["float32", "bfloat16"]
-"""Of rows as they are, or rounded to bfloat16. Where a device has no products of that, float32's stand in: of two such
-numbers they are exact."""
+"""Of rows as they are, or rounded to bfloat16. Where a device has no products of that, float32's stand in."""
 
 Here = tuple[Tensor, Tensor] | Tensor
 """Which of a tile's pairs: their rows and keys within it, or a mask."""
@@ -38,7 +37,7 @@ Pairs = Callable[[slice], tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]] | Callab
 class Tile(NamedTuple):
     """A tile of logits or, by a bounded plan, of two to their power, and which of its pairs are positive.
 
-    By a plan that is to come again powers may not be changed the first time. Otherwise a tile may be, and is in a
+    By a plan that is to come again powers may not be changed the first time. Otherwise a tile may be, and may be in a
     buffer that the next one overwrites.
     """
 
@@ -141,7 +140,9 @@ class Tiles:
         self.q = self.cast(q)
         self.k = self.q if k is q else self.cast(k)
         self.onednn = prefers_onednn(self.q)
-        self.scaled = plan.scale * self.q if self.onednn else None
+        self.scaled = (self.q if plan.scale == 1 else plan.scale * self.q) if self.onednn else None
+        if self.onednn:
+            keep_freed()
         self.buffer: Tensor | None = None
 
     def cast(self, rows: Tensor) -> Tensor:

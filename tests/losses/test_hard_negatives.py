@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import block, rows
@@ -48,6 +49,23 @@ def test_a_queue_and_paired_keys(b, fill, temperature, seed):
     contrast = Contrast(q, ids, k, pool, pool_ids, torch.ones(fill, dtype=torch.bool))
     ours = HardNegativeInfoNCE(temperature, hardness=0.0, debias=0.0)(contrast)
     torch.testing.assert_close(ours, InfoNCE(temperature)(contrast), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_sample_that_stands_in_for_another_is_one_positive(both_ways):
+    z = [rows(4, 5, seed).double().index_select(0, torch.tensor([0, 1, 2, 3, 1])) for seed in (0, 1)]
+    ids = [torch.tensor([(sample, sample, view) for sample in (0, 1, 2, 3, 1)]) for view in (0, 1)]
+    if both_ways:
+        contrast = Contrast(z[0], ids[0], pool=z[1], pool_ids=ids[1], both_ways=True)
+    else:
+        contrast = Contrast(torch.cat(z), torch.cat(ids), pool=torch.cat(z), pool_ids=torch.cat(ids), pool_is_q=True)
+    ours = HardNegativeInfoNCE(0.5, hardness=0.0, debias=0.0)(contrast)
+    similar, same = contrast.q @ contrast.pool.T / 0.5, contrast.q_ids[:, None, 1] == contrast.pool_ids[:, 1]
+    negatives = similar.masked_fill(same, -torch.inf).logsumexp(dim=1)
+    positive = (z[0] * z[1]).sum(dim=1).div(0.5).repeat(1 if both_ways else 2)
+    other = similar.T.masked_fill(same.T, -torch.inf).logsumexp(dim=1)
+    expected = [F.softplus(each - positive).mean() for each in ((negatives, other) if both_ways else (negatives,))]
+    torch.testing.assert_close(ours, torch.stack(expected).mean())
 
 
 @pytest.mark.parametrize("temperature", [0.005, 0.05, 10.0])

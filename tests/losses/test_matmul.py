@@ -11,9 +11,10 @@ from tiny import rows
 from cl.losses.matmul import has_onednn, matmul, prefers_onednn
 
 SIZE = st.integers(1, 70)
+here = pytest.mark.skipif(not has_onednn(), reason="this PyTorch has no oneDNN")
 
 
-@pytest.mark.skipif(not has_onednn(), reason="this PyTorch was built without oneDNN")
+@here
 @given(m=SIZE, n=SIZE, d=SIZE, seed=st.integers(0, 10**6), transposed=st.booleans())
 def test_it_is_the_product(m, n, d, seed, transposed):
     a = rows(d, m + 3, seed).T[2 : m + 2] if transposed else rows(m, d + 3, seed)[:, 1 : d + 1]
@@ -23,14 +24,27 @@ def test_it_is_the_product(m, n, d, seed, transposed):
     assert torch.allclose(found.double(), wanted, rtol=0, atol=1e-6 * d**0.5)
 
 
-@pytest.mark.skipif(not has_onednn(), reason="this PyTorch was built without oneDNN")
+@here
+def test_one_key_may_stand_for_many():
+    a, key = rows(4, 5, 0), rows(1, 5, 1)
+    assert torch.allclose(matmul(a, key.expand(3, 5).T), a @ key.expand(3, 5).T)
+
+
+@here
+@pytest.mark.parametrize(("m", "d", "n"), [(0, 3, 2), (2, 3, 0)])
+def test_nothing_times_nothing(m, d, n):
+    assert torch.equal(matmul(torch.empty(m, d), torch.empty(d, n)), torch.zeros(m, n))
+
+
+@here
 def test_autocast_leaves_it_alone():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert matmul(torch.ones(2, 3), torch.ones(3, 2)).dtype == torch.float32
 
 
 def abilities(name, wide):
-    return patch("torch.cpu.get_capabilities", lambda: {"cpu_name": name, "avx512_f": wide})
+    found = {"cpu_name": name, "avx512_f": wide} if name else {"architecture": "arm64"}
+    return patch("torch.cpu.get_capabilities", lambda: found)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +56,7 @@ def abilities(name, wide):
         ("AMD EPYC", True, torch.float64, "cpu", False),
         ("AMD EPYC", True, torch.bfloat16, "cpu", False),
         ("AMD EPYC", True, torch.float32, "meta", False),
+        ("", None, torch.float32, "cpu", False),
     ],
 )
 def test_where_it_is_taken(name, wide, dtype, device, wanted):
@@ -51,4 +66,10 @@ def test_where_it_is_taken(name, wide, dtype, device, wanted):
 
 def test_a_pytorch_without_it_goes_without():
     with abilities("AMD EPYC", True), patch("cl.losses.matmul.has_onednn", lambda: False):
+        assert not prefers_onednn(torch.empty(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_where_it_is_forbidden_it_is_left():
+    with abilities("AMD EPYC", True), torch.backends.mkldnn.flags(enabled=False):
         assert not prefers_onednn(torch.empty(2, 2))
