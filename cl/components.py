@@ -141,7 +141,7 @@ class Encoder(Protocol):
         ...
 
     def embed(self, x: Tensor, view: int) -> Float[Tensor, "b d"]:
-        """Embeddings of the same inputs, as the first term's loss sees them but without predictor."""
+        """Embeddings of the same inputs, of the first head or route of that view, without predictor."""
         ...
 
     def trunks(self) -> dict[str, nn.Module]:

@@ -1,15 +1,20 @@
 """Trunks as files that others load."""
 
+import json
 from collections.abc import Iterator, Mapping
 
 from safetensors.torch import save
 from torch import Tensor
 
+from cl.encoders.tower import Tower
 from cl.objective import Objective
 
 
 def trunks(objective: Objective, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, bytes]]:
     """Every tower's trunk: a file's name, and as safetensors its weights under the trunk's own (timm's) keys.
+
+    The metadata has `mean` and `std`, JSON lists of a number a channel: what a tower takes from pictures in [0, 1] and
+    divides them by before the trunk sees them.
 
     Args:
         objective: whose encoder has the trunks.
@@ -20,4 +25,7 @@ def trunks(objective: Objective, weights: Mapping[str, Tensor]) -> Iterator[tupl
         start = f"{paths[trunk]}."
         state = {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
         state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
-        yield f"trunk.{name}.safetensors", save(state, metadata={"format": "pt"})
+        tower, metadata = objective.get_submodule(paths[trunk].rpartition(".")[0]), {"format": "pt"}
+        if isinstance(tower, Tower):
+            metadata |= {key: json.dumps(getattr(tower, key).flatten().tolist()) for key in ("mean", "std")}
+        yield f"trunk.{name}.safetensors", save(state, metadata=metadata)

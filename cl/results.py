@@ -39,7 +39,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 """Recipe to the figures that are quoted for it."""
 FIGURES = {
     "knn": ("kNN", "knn_raw_pixels"),
-    "zero_shot": ("zero-shot", "knn_raw_pixels"),
+    "zero_shot": ("zero-shot", "zero_shot_chance"),
     "recall_at_1_image_to_text": ("recall@1 of the name", "recall_at_1_chance"),
     "recall_at_1_text_to_image": ("recall@1 of the picture", "recall_at_1_chance"),
 }

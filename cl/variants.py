@@ -28,7 +28,16 @@ are without that run.
 """
 RESULT = "# Result of seed 0 (docs/variants.md): "
 MONITOR = "CollapseMonitor"
-REACHED = ("figure", "raw pixels", "random start", "feature std", "effective rank", "samples/s", "seconds", "precision")
+REACHED = (
+    "figure",
+    "raw pixels or chance",
+    "random start",
+    "feature std",
+    "effective rank",
+    "samples/s",
+    "seconds",
+    "precision",
+)
 """What is said of a run."""
 
 
@@ -176,7 +185,7 @@ def _reached(row: Mapping[str, Any]) -> list[str]:
     figures = [figure for figure in ("knn", "zero_shot") if figure in row]
     return [
         ", ".join(f"{results.FIGURES[figure][0]} {row[figure]:.3f}" for figure in figures),
-        f"{row['knn_raw_pixels']:.3f}",
+        ", ".join(f"{row[results.FIGURES[figure][1]]:.3f}" for figure in figures),
         ", ".join(f"{row[f'{figure}_random_init']:.3f}" for figure in figures),
         f"{row['feature_std']:.3f}",
         f"{row['effective_rank']:.1f}",

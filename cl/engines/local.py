@@ -28,8 +28,8 @@ class LocalEngine:
         accumulate: batches whose gradients are averaged into one optimizer step. Negatives do not cross batches.
         clip: largest norm of the whole gradient; None: any.
         channels_last: memory format of pictures and convolutions; faster on every machine tried.
-        piece: samples that pass the networks at a time; None: all. The gradient is the whole batch's, at the price
-            of a second forward pass; batch statistics are each piece's own. See `Pieces`.
+        piece: samples that pass the networks at a time; None: all. The gradient is the whole batch's but for batch
+            statistics, which are each piece's own; the price is a second forward pass. See `Pieces`.
     """
 
     distributed = False
