@@ -221,12 +221,9 @@ def test_trunks_of_any_checkpoint_are_exported(run, tool, tmp_path):
     (run / "trunk.image.safetensors").unlink()
     assert tool("export.py", run) == 0 and (run / "trunk.image.safetensors").read_bytes() == written
     with safe_open(run / "trunk.image.safetensors", "pt") as file:
-        metadata = file.metadata()
-    tower = wiring.read([run / "config.gin"], []).build().objective.encoder.tower
-    assert {name: json.loads(metadata[name]) for name in ("mean", "std")} == {
-        "mean": tower.mean.flatten().tolist(),
-        "std": tower.std.flatten().tolist(),
-    }
+        by = json.loads(file.metadata()["normalised_by"])
+    image = wiring.read([run / "config.gin"], []).build().objective.encoder.towers["image"]
+    assert by == {"mean": image.mean.flatten().tolist(), "std": image.std.flatten().tolist()}
     for step in (2, 4):
         assert tool("export.py", run, "--step", step, "--out", tmp_path / f"{step}") == 0
     early, late = (load_file(tmp_path / f"{step}" / "trunk.image.safetensors") for step in (2, 4))
