@@ -18,8 +18,9 @@ def prefers_onednn(rows: Tensor) -> bool:
     PyTorch takes MKL, which leaves half of the width of an AMD processor's AVX-512 unused: of 512 rows and 512 keys,
     128 wide, oneDNN made 430 GFLOP a second where MKL made 210 (AMD EPYC, Zen 5, two threads, torch 2.14), with about
     the same error. Not measured: Zen 4, which takes two steps for that width, and Intel's, for which MKL is made.
+    oneDNN refuses rows of no width.
     """
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or not has_onednn():
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or not rows.shape[-1] or not has_onednn():
         return False
     abilities = cpu_abilities()
     return bool(abilities.get("avx512_f", False)) and str(abilities.get("cpu_name", "")).startswith("AMD")

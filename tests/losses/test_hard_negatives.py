@@ -68,6 +68,20 @@ def test_a_sample_that_stands_in_for_another_is_one_positive(both_ways):
     torch.testing.assert_close(ours, torch.stack(expected).mean())
 
 
+def test_it_is_one_beside_a_queue_too_and_two_samples_of_a_group_are_two():
+    q, k, pool = (rows(3, 4, seed).double() for seed in (0, 1, 2))
+    ids, key_ids = torch.tensor([(0, 0, 0), (1, 1, 0), (0, 0, 0)]), torch.tensor([(0, 0, 1), (1, 1, 1), (0, 0, 1)])
+    stale = torch.tensor([False, False, False])
+    loss = HardNegativeInfoNCE(0.5)
+    assert loss(Contrast(q, ids, pool=k, pool_ids=key_ids, stale=stale)).isfinite()
+    assert loss(Contrast(q, ids, k, pool, block([5, 6, 7], 1, first=50), ~stale)).isfinite()
+    with pytest.raises(ConfigError, match="was given 2"):  # an old key of the sample beside a fresh one
+        old = torch.tensor([False, False, True])
+        loss(Contrast(q, ids, pool=k, pool_ids=key_ids, stale=old, stale_same="positive"))
+    with pytest.raises(ConfigError, match="was given 2"):
+        loss(Contrast.of(q, torch.tensor([1, 1, 1])))
+
+
 @pytest.mark.parametrize("temperature", [0.005, 0.05, 10.0])
 def test_opposed_rows_stay_finite(temperature):
     z = torch.tensor([[1.0, 0], [-1, 0], [0, 1]]).requires_grad_()

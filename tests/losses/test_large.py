@@ -31,7 +31,7 @@ TEMPERATURE = st.sampled_from([0.005, 0.02, 0.1, 1.0, 10.0])
     params=[(0, True), (0, False), (32, True)], ids=["oneDNN", "MKL", "masks"], scope="module", autouse=True
 )
 def ways(request):
-    """To say which pairs meet, and to multiply. Of some shapes drawn tiles are kept, of most they are made again."""
+    """Pairs are listed or masks, products are oneDNN's or MKL's, and a few tiles are kept, most made again."""
     many, onednn = request.param
     with pytest.MonkeyPatch.context() as context:
         context.setattr(tiles, "KEPT", 2**12)

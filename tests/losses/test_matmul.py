@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import rows
 
+from cl.losses.info_nce import InfoNCE
 from cl.losses.matmul import has_onednn, matmul, prefers_onednn
+from cl.types import Contrast
 
 SIZE = st.integers(1, 70)
 here = pytest.mark.skipif(not has_onednn(), reason="this PyTorch has no oneDNN")
@@ -67,6 +69,19 @@ def test_where_it_is_taken(name, wide, dtype, device, wanted):
 def test_a_pytorch_without_it_goes_without():
     with abilities("AMD EPYC", True), patch("cl.losses.matmul.has_onednn", lambda: False):
         assert not prefers_onednn(torch.empty(2, 2))
+
+
+def test_rows_of_no_width_are_left_to_others():
+    with abilities("AMD EPYC", True):
+        assert not prefers_onednn(torch.empty(2, 0))
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_of_rows_of_no_width_all_logits_are_nothing(both_ways):
+    z = torch.empty(4, 0, requires_grad=True)
+    loss = InfoNCE(0.1)(Contrast.pairs(z, z, both_ways))
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.tensor(4.0 if both_ways else 7.0).log())
 
 
 @pytest.mark.filterwarnings("ignore:TF32")
