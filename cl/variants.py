@@ -21,9 +21,10 @@ HEAD = """# Variants
 
 A variant is a gin file: what is not named is as in the file that it includes. Written from gin/*.gin by
 `python tools/variants.py`; `--measure` trains those without a valid row first, in minutes each. Figures are on test
-data, of seed 0 (the recipes of the README's table have three seeds there); an empty place was not measured. Recipes
-compute in bfloat16 where the processor does. LiT's kNN is that of the SimCLR run whose trunk it locks, and its seconds
-are without that run.
+data, of seed 0 (the recipes of the README's table have three seeds there); an empty place was not measured. The
+commit is that of the code that was trained: where kernels have changed since, figures are good to their rounding, some
+0.01 of kNN. Recipes compute in bfloat16 where the processor does. LiT's kNN is that of the SimCLR run whose trunk it
+locks, and its seconds are without that run.
 
 """
 RESULT = "# Result of seed 0 (docs/variants.md): "
@@ -37,6 +38,7 @@ REACHED = (
     "samples/s",
     "seconds",
     "precision",
+    "commit",
 )
 """What is said of a run."""
 
@@ -139,8 +141,8 @@ def header(text: str, row: Mapping[str, Any]) -> str:
     """A recipe's text, which says at the end of its header what a run reached."""
     lines = [line for line in text.splitlines(keepends=True) if not line.startswith(RESULT)]
     end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    figures, *_, seconds, _ = _reached(row)
-    return "".join([*lines[:end], f"{RESULT}{figures} on test, in {seconds} s.\n", *lines[end:]])
+    said = dict(zip(REACHED, _reached(row), strict=True))
+    return "".join([*lines[:end], f"{RESULT}{said['figure']} on test, in {said['seconds']} s.\n", *lines[end:]])
 
 
 def page(found: Sequence[Variant], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -192,6 +194,7 @@ def _reached(row: Mapping[str, Any]) -> list[str]:
         f"{row['images_per_second']:.0f}",
         f"{row['wall_seconds']}",
         {True: "bfloat16", False: "float32", None: ""}[row.get("bfloat16")],
+        row["commit"],
     ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cl import results
-from cl.variants import PAGE, RESULT, header, page, read, variants
+from cl.variants import PAGE, REACHED, RESULT, header, page, read, variants
 
 
 def test_the_page_is_what_the_files_come_to():
@@ -49,11 +49,11 @@ def test_what_was_not_measured_is_left_empty():
     rows = [row for row in results.rows() if row["recipe"] == "supcon"]
     text = page([read(results.ROOT / "gin" / f"{name}.gin") for name in ("simclr", "supcon")], rows)
     lines = {line.split(" | ")[0]: line for line in text.split("## What each reached")[1].splitlines()}
-    assert "kNN" in lines["| supcon"] and lines["| simclr"].count("|  ") == 8
+    assert "kNN" in lines["| supcon"] and lines["| simclr"].count("|  ") == len(REACHED)
 
 
 @pytest.mark.parametrize(("bfloat16", "said"), [(True, "bfloat16"), (False, "float32"), (None, "")])
-def test_a_row_says_what_it_was_computed_in_where_that_is_known(bfloat16, said):
+def test_a_row_says_what_it_was_computed_in_where_that_is_known_and_by_what_code(bfloat16, said):
     row = next(row for row in results.rows() if row["recipe"] == "supcon" and row["seed"] == 0)
-    text = page([read(results.ROOT / "gin" / "supcon.gin")], [row | {"bfloat16": bfloat16}])
-    assert text.splitlines()[-1].split(" | ")[-2] == said
+    text = page([read(results.ROOT / "gin" / "supcon.gin")], [row | {"bfloat16": bfloat16, "commit": "abcdef0"}])
+    assert text.splitlines()[-1].split(" | ")[-3:-1] == [said, "abcdef0"]
